@@ -5,12 +5,10 @@ computed once); finished rows leave the batch and waiting ones take their place.
 its own seed, so a sample does not depend on which other rows shared the batch.
 """
 
-import contextlib
-
 import numpy as np
 import torch
 
-from cotlib.prefixes import trees
+from cotlib.prefixes import attending, tree_attention, trees
 
 ATTENTION = "cotlib_grouped"
 
@@ -54,7 +52,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
         return produced
     length = max(len(prompts[index]) + budgets[index] for index in waiting)
     rows = min(rows, len(waiting))
-    with torch.inference_mode(), _grouped_attention(model):
+    with torch.inference_mode(), attending(model, ATTENTION, _attend):
         batch = _Batch(model, rows, length)
         while waiting or batch.live:
             free = rows - len(batch.live)
@@ -107,7 +105,8 @@ class _Batch:
     """The rows being decoded: their cache, lengths, and the logits of each row's next token."""
 
     def __init__(self, model, rows, length):
-        self.decoder, self.head, self.device = model.get_decoder(), model.get_output_embeddings(), model.device
+        self.model, self.device = model, model.device
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.cache = _RowCache(rows, length)
         self.live, self.lengths, self.logits = [], [], None
 
@@ -117,7 +116,8 @@ class _Batch:
         first = len(self.live)
         for tree in trees(prompts, 512):
             recorder = _Recorder()
-            hidden = self.decoder(**tree.inputs(self.device), past_key_values=recorder, use_cache=True)[0][0]
+            with tree_attention(self.model):
+                hidden = self.decoder(**tree.inputs(self.model), past_key_values=recorder, use_cache=True)[0][0]
             for number, path in tree.paths.items():
                 self.cache.fill(first + number, recorder, path)
                 last[number] = hidden[path[-1]]
@@ -215,28 +215,13 @@ class _RowCache:
         return stored_keys[: self.live, :, : self.width], stored_values[: self.live, :, : self.width]
 
 
-@contextlib.contextmanager
-def _grouped_attention(model):
-    """Attention that reads each key once for all query heads that share it, while single tokens are decoded.
+def _attend(module, query, key, value, attention_mask, scaling=None, **_):
+    """Attention that reads each key once for all query heads that share it, for single new tokens.
 
     The library's own copies keys and values per query head first (three times as much memory traffic on SmolLM2).
     """
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    def forward(module, query, key, value, attention_mask, scaling=None, **kwargs):
-        if query.shape[2] > 1:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        batch, heads, _, width = query.shape
-        grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
-        weights = torch.matmul(grouped, key.transpose(2, 3)) * scaling
-        weights = weights.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32).to(value.dtype)
-        return torch.matmul(weights, value).reshape(batch, 1, heads, width), None
-
-    AttentionInterface.register(ATTENTION, forward)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+    batch, heads, _, width = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
+    weights = torch.matmul(grouped, key.transpose(2, 3)) * scaling
+    weights = weights.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(weights, value).reshape(batch, 1, heads, width), None

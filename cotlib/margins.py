@@ -6,7 +6,7 @@ Knows nothing about arms or suites: ids in, log-probabilities out.
 import numpy as np
 import torch
 
-from cotlib.prefixes import trees
+from cotlib.prefixes import tree_attention, trees
 
 
 @torch.inference_mode()
@@ -32,7 +32,8 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024):
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     scores = np.empty(len(sequences))
     for tree in trees(sequences, max_nodes):
-        hidden = decoder(**tree.inputs(model.device), use_cache=False)[0][0]
+        with tree_attention(model):
+            hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t of a sequence is predicted from the node before it on the same path.
         order = sorted(tree.paths)
         sources = [tree.paths[index][len(prompts[index]) - 1 : -1] for index in order]

@@ -13,7 +13,9 @@ import os
 import time
 from pathlib import Path
 
-from cotlib import artifacts, chat, models, traces
+import torch
+
+from cotlib import artifacts, chat, lora, models, prefixes, traces
 from cotlib.experiment import Arm, BadInput, slug
 
 # Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
@@ -151,28 +153,34 @@ def token_weights(rows, loss_weighting):
     return [[share.get(segment, 0.0) for segment in row["segments"]] for row in rows]
 
 
-def weighted_loss(hidden, output_embeddings, labels, weights):
-    """Weighted next-token cross entropy, with the vocabulary projection at supervised positions only.
+def weighted_loss(model, batch):
+    """Weighted next-token cross entropy of a batch that `collate` made: the vocabulary projection at supervised positions only.
 
     Args:
-        hidden: final hidden states (batch, length, width); `labels` and `weights` are (batch, length), aligned
-            with the inputs: position t is predicted from the hidden state at t − 1.
+        model: a causal LM (PEFT's wrapper taken off). On a CPU the rows are packed into a prefix tree, so that their
+            common system turn is computed once and nothing is padded (a QTA step 1.2 times as fast).
     Returns:
         scalar loss in nats: sum of weight × −log p.
     """
-    import torch
-
-    targets, weights = labels[:, 1:], weights[:, 1:]
-    where = targets != chat.NO_LOSS
-    logits = output_embeddings(hidden[:, :-1][where]).float()
-    losses = torch.nn.functional.cross_entropy(logits, targets[where], reduction="none")
-    return (losses * weights[where]).sum()
+    labels, weights = batch["labels"][:, 1:], batch["weights"][:, 1:]
+    where = labels != chat.NO_LOSS
+    if model.device.type == "cpu":
+        sequences = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
+        (tree,) = prefixes.trees(sequences, sum(map(len, sequences)))
+        with prefixes.tree_attention(model):
+            hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
+        # The token at place t + 1 of a row is predicted from the node at place t of its path.
+        places = [tree.paths[row][place] for row, place in where.nonzero().tolist()]
+        chosen = hidden[torch.tensor(places)]
+    else:
+        hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
+        chosen = hidden[:, :-1][where]
+    embeddings = model.get_output_embeddings().weight
+    return lora.cross_entropy(chosen, embeddings, labels[where], weights[where].to(chosen.dtype))
 
 
 def collate(rows, pad_id, loss_weighting):
     """Right-pad rows to a batch: input_ids, attention_mask, labels, weights, each (batch, length)."""
-    import torch
-
     length = max(len(row["input_ids"]) for row in rows)
 
     def padded(values, fill, dtype):
@@ -192,11 +200,10 @@ class LoraTrainer:
     def __init__(self, model_id, settings):
         self.model_id, self.settings = model_id, settings
         with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
-            import torch
             from unsloth import FastLanguageModel
 
             on_gpu = torch.cuda.is_available()
-            # Recomputing activations halves speed-up for memory that a small model on a CPU does not need.
+            # Recomputing activations saves memory that a small model on a CPU does not need (1.4 times as fast without).
             checkpointing = "unsloth" if on_gpu else False
             model, self.tokenizer = FastLanguageModel.from_pretrained(
                 model_name=models.fetch(model_id), max_seq_length=settings.max_tokens, dtype=models.compute_dtype(),
@@ -206,11 +213,11 @@ class LoraTrainer:
                 model, r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, bias="none",
                 target_modules=LINEAR_LAYERS, use_gradient_checkpointing=checkpointing, random_state=0,
             )  # fmt: skip
+        if not on_gpu:
+            lora.merge_layers(self.model)
 
     def reset(self, seed):
         """Give the adapter the fresh weights of `seed`: A uniform as in PEFT (Kaiming, a = √5), B zero."""
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.model.named_parameters():
             if "lora_A" in name:
@@ -223,7 +230,6 @@ class LoraTrainer:
     def fit(self, rows, arm, seed, folder):
         """Train on `rows`, save adapter and log into `folder`, return facts for the manifest."""
         import datasets
-        import torch
 
         self.reset(seed)
         dataset = datasets.Dataset.from_list(
@@ -243,7 +249,7 @@ class LoraTrainer:
                     lr_scheduler_type="linear", optim="adamw_torch", max_length=settings.max_tokens, seed=seed,
                     logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
                     dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="group_by_length",
-                    dataloader_num_workers=0, dataloader_pin_memory=torch.cuda.is_available(),
+                    gradient_checkpointing=torch.cuda.is_available(), dataloader_num_workers=0, dataloader_pin_memory=torch.cuda.is_available(),
                     bf16=models.compute_dtype() == torch.bfloat16, fp16=models.compute_dtype() == torch.float16,
                 ),
             )  # fmt: skip
@@ -281,12 +287,8 @@ def _trainer_classes():
         """SFTTrainer with our loss: the weights that `collate` gives, the vocabulary only where a label is."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            causal = model.get_base_model()
-            hidden = causal.model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            )[0]
-            loss = weighted_loss(hidden, causal.get_output_embeddings(), inputs["labels"], inputs["weights"])
-            return (loss, hidden) if return_outputs else loss
+            loss = weighted_loss(model.get_base_model(), inputs)
+            return (loss, None) if return_outputs else loss
 
     return ArmTrainer, SFTConfig
 
