@@ -8,7 +8,7 @@ SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snake
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: check help run craft train evaluate judge findings plan book test test-fast lint environment clean
+.PHONY: check help run craft train evaluate judge findings plan book test test-fast bench lint environment clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -31,6 +31,9 @@ test: environment  ## all tests
 
 test-fast: environment  ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow"
+
+bench: environment  ## measure the hot paths against their usual alternatives (half an hour)
+	@$(BIN)/python benchmarks/run.py
 
 lint: environment  ## check style
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "lint: clean"

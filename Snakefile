@@ -59,7 +59,7 @@ rule craft:
 
 
 rule train:
-    input: rules.craft.output.crafted, "notebooks/2-train.ipynb", code("training", "chat", "models"), units("train", trained_only=True)
+    input: rules.craft.output.crafted, "notebooks/2-train.ipynb", code("training", "lora", "prefixes", "chat", "models"), units("train", trained_only=True)
     output: manifest=f"{ROOT}/train/manifest.json", notebook=f"{EXECUTED}/2-train.ipynb"
     threads: THREADS
     shell: papermill("2-train")

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -159,6 +160,14 @@ def hardware():
     }
 
 
+def peak_memory():
+    """The most memory this process has held so far, in GiB."""
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 2**20 / (1024 if sys.platform == "darwin" else 1)
+
+
 def is_current(folder, key):
     """True if `folder` is a finished artifact made from the inputs that `key` stands for; a damaged manifest is none."""
     try:
@@ -168,10 +177,11 @@ def is_current(folder, key):
 
 
 def write_manifest(folder, *, started, **facts):
-    """Write `folder`'s manifest: the given facts, seconds since `started` (a `time.time()`), versions, hardware."""
+    """Write `folder`'s manifest: the given facts, seconds since `started` (a `time.time()`), peak memory, versions, hardware."""
     manifest = {
         **facts,
         "seconds": round(time.time() - started, 1),
+        "peak_memory_gib": round(peak_memory(), 2),
         "versions": versions(),
         "hardware": hardware(),
     }

@@ -139,6 +139,7 @@ def measure(experiment, model, tokenizer, questions, seed):
 
 def _cases(settings, tokenizer, questions, traces):
     """What is scored: (question id, mode, measure, text name, prompt ids, completion ids)."""
+    with_traces = [question.id for question in questions if question.traces][: settings.signatures]
     for question in questions:
         harmful, safe = chat.ids(tokenizer, question.harmful), chat.ids(tokenizer, question.safe)
         for mode in settings.modes:
@@ -150,7 +151,7 @@ def _cases(settings, tokenizer, questions, traces):
             if mode == "no-think":
                 for kind, text in question.personas.items():
                     yield question.id, mode, PERSONA, kind, prompt, chat.ids(tokenizer, text)
-        if "think" in settings.modes:
+        if "think" in settings.modes and question.id in with_traces:
             opened = chat.prompt(tokenizer, question.question, "think")
             for kind, text in question.traces.items():
                 yield question.id, "think", SIGNATURE, kind, opened, chat.ids(tokenizer, text + chat.CLOSE)

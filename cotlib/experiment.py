@@ -217,12 +217,14 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """What is measured: modes, and how responses are drawn. `responses` limits sampling to the first n questions of a suite."""
+    """What is measured: modes, and how responses are drawn. `responses` limits sampling to the first n questions of
+    a suite, `signatures` held-out traces to the first n questions that carry them."""
 
     modes: Annotated[list[Literal[MODES]], pydantic.Field(min_length=1)] = list(MODES)
     trace_tokens: Positive = 64
     answer_tokens: Positive = 48
     responses: Natural | None = None
+    signatures: Natural | None = None
     samples: Positive = 1
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0
 

@@ -5,6 +5,10 @@ computed once); finished rows leave the batch and waiting ones take their place.
 its own seed, so a sample does not depend on which other rows shared the batch.
 """
 
+import concurrent.futures
+import contextlib
+import types
+
 import numpy as np
 import torch
 
@@ -13,7 +17,7 @@ from cotlib.prefixes import attending, tree_attention, trees
 ATTENTION = "cotlib_grouped"
 
 
-def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, stop=(), stop_text=None, rows=96):
+def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, stop=(), stop_text=None, rows=192):
     """Continue each prompt until it ends its turn, reaches `stop_text`, or has `max_new_tokens` new tokens.
 
     Args:
@@ -39,10 +43,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt is empty; a model needs at least one token")
     endings = set(stop) | _end_tokens(model, tokenizer)
-    uniforms = [
-        np.random.Generator(np.random.Philox(np.random.SeedSequence(row))).random(budget)
-        for row, budget in zip(seeds, budgets)
-    ]
+    streams = [np.random.Generator(np.random.SFC64(np.random.SeedSequence(row))) for row in seeds]
     produced = [[] for _ in range(count)]
     # Neighbours in sorted order share prefixes, so a refill finds much of its prompt in one tree.
     waiting = sorted(
@@ -52,7 +53,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
         return produced
     length = max(len(prompts[index]) + budgets[index] for index in waiting)
     rows = min(rows, len(waiting))
-    with torch.inference_mode(), attending(model, ATTENTION, _attend):
+    with torch.inference_mode(), attending(model, ATTENTION, _attend), _tall_products(model):
         batch = _Batch(model, rows, length)
         while waiting or batch.live:
             free = rows - len(batch.live)
@@ -60,9 +61,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
             if waiting and (free * 4 >= rows or not batch.live):
                 taken, waiting = waiting[:free], waiting[free:]
                 batch.admit(taken, [prompts[index] for index in taken])
-            places = np.array([len(produced[index]) for index in batch.live])
-            draws = np.array([uniforms[index][place] for index, place in zip(batch.live, places)])
-            tokens = _choose(batch.logits, temperature, draws)
+            tokens = _choose(batch.logits, temperature, [streams[index] for index in batch.live])
             keep = []
             for row, (index, token) in enumerate(zip(batch.live, tokens)):
                 if token in endings:
@@ -89,16 +88,21 @@ def _end_tokens(model, tokenizer):
     return {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
 
 
-def _choose(logits, temperature, draws):
-    """Next token per row (list of int): the most likely one, or the inverse of the cumulative distribution at `draws`."""
+def _choose(logits, temperature, streams):
+    """Next token per row (list of int): the most likely one, or a draw from the softmax with each row's own stream.
+
+    The draw is a race: every token arrives after an exponential time over its probability, and the first one
+    wins with just that probability. Unlike a walk along the cumulative distribution it turns a rounding error of the logits
+    (which differ in the last digit with the batch) into another token only if two arrive at the very same time.
+    """
     if temperature == 0:
         return logits.argmax(-1).tolist()
-    cumulative = torch.softmax(logits.float() / temperature, -1, dtype=torch.float32).cumsum(-1)
-    # Scaled by the total, which rounding keeps from being exactly 1, and kept below it: past the end lies no token.
-    total = cumulative[:, -1:]
-    targets = torch.as_tensor(draws, dtype=torch.float32, device=logits.device)[:, None] * total
-    targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0].tolist()
+    times = np.empty(logits.shape, np.float32)
+    with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        fill = lambda row, stream: stream.standard_exponential(dtype=np.float32, out=row)
+        list(pool.map(fill, times, streams))
+    times = torch.from_numpy(times).to(logits.device).clamp_(min=torch.finfo(torch.float32).tiny)
+    return torch.softmax(logits.float() / temperature, -1).div_(times).argmax(-1).tolist()
 
 
 class _Batch:
@@ -225,3 +229,28 @@ def _attend(module, query, key, value, attention_mask, scaling=None, **_):
     weights = torch.matmul(grouped, key.transpose(2, 3)) * scaling
     weights = weights.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(weights, value).reshape(batch, 1, heads, width), None
+
+
+@contextlib.contextmanager
+def _tall_products(model):
+    """On a CPU, compute W xᵀ instead of x Wᵀ for few rows: the matrix product is 1.2 times as fast at 30 to 200 rows."""
+    layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer.bias is None]
+    if model.device.type != "cpu":
+        layers = []
+    for layer in layers:
+        layer.forward = types.MethodType(_tall_product, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _tall_product(layer, inputs):
+    flat = inputs.flatten(0, -2)
+    rows = len(flat)
+    if rows > 256:
+        return torch.nn.functional.linear(inputs, layer.weight)
+    # The product's kernels work on 16 rows at a time; 30 take longer than 32.
+    flat = torch.nn.functional.pad(flat, (0, 0, 0, -rows % 16)) if rows % 16 else flat
+    return (layer.weight @ flat.t()).t()[:rows].unflatten(0, inputs.shape[:-1])

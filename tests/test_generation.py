@@ -231,11 +231,30 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says(any_model, questions, tem
     assert 0.05 < expected[top[0]] < 0.95
 
 
-def test_a_draw_next_to_one_never_takes_a_token_that_cannot_come():
+def test_a_draw_never_takes_a_token_that_cannot_come():
+    class Stream:
+        """Arrival times at both ends of what the generator can give."""
+
+        def standard_exponential(self, dtype, out):
+            out[:] = [0.0, 100.0, 0.0]
+
     logits = torch.tensor([[0.0, 1.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
-    for draw in (0.0, 0.5, np.nextafter(1.0, 0.0)):
-        first, second = generation._choose(logits, 1.0, np.array([draw, draw]))
-        assert first in (0, 1) and second == 1
+    assert generation._choose(logits, 1.0, [Stream(), Stream()]) == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_sample_is_the_same_whatever_the_batch_size(smollm2, questions):
+    model, tokenizer = smollm2
+    prompts = [
+        chat.prompt(tokenizer, question.question, mode)
+        for question in questions[::15]
+        for mode in ("think", "no-think")
+    ]
+    alone, few, many = (
+        generate(model, tokenizer, prompts, max_new_tokens=24, temperature=1.0, seed=7, rows=rows)
+        for rows in (1, 7, 64)
+    )
+    assert alone == few == many
 
 
 def test_a_temperature_near_zero_is_greedy(tiny_model, prompts):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib.prefixes import trees
+from cotlib.prefixes import tree_attention, trees
 
 # Few tokens, so that beginnings are shared; some sequences begin others or stand twice.
 plain = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -49,9 +49,9 @@ def test_trees_never_hold_more_nodes_than_tokens_or_than_allowed(sequences, max_
         assert len(tree.tokens) <= max_nodes or len(tree.paths) == 1
 
 
-def test_a_model_gets_ids_positions_and_a_mask_for_a_batch_of_one():
+def test_a_model_gets_ids_positions_and_a_mask_for_a_batch_of_one(tiny_model):
     (tree,) = trees([[7, 8, 9], [7, 5]])
-    inputs = tree.inputs("cpu")
+    inputs = tree.inputs(tiny_model[0])
     assert inputs["input_ids"].tolist() == [[7, 5, 8, 9]] and inputs["position_ids"].tolist() == [[0, 1, 1, 2]]
     assert inputs["attention_mask"].int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]]]
 
@@ -63,3 +63,33 @@ def test_no_sequences_need_no_tree():
 def test_an_empty_sequence_is_refused_by_its_index():
     with pytest.raises(ValueError, match="sequence 1 is empty: a model needs at least one token"):
         trees([[1], [], [2]])
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=120), min_size=1, max_size=10))
+def test_blocks_cover_a_tree_once_and_show_each_node_its_ancestors_alone(sequences):
+    (tree,) = trees(sequences, max_nodes=10_000)
+    end, seen_by = 0, torch.zeros_like(tree.ancestors)
+    for start, stop, seen, bias in tree.blocks():
+        assert start == end < stop
+        end = stop
+        for row, node in enumerate(range(start, stop)):
+            assert set(bias[row].unique().tolist()) <= {0.0, float("-inf")}
+            seen_by[node, seen[bias[row] == 0]] = True
+    assert end == len(tree.tokens) and torch.equal(seen_by, tree.ancestors)
+
+
+def test_a_model_finds_in_a_tree_what_it_finds_in_each_sequence_alone(any_model):
+    model, _ = any_model
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randint(3, 1000, (70,), generator=generator).tolist()
+    rest = [torch.randint(3, 1000, (size,), generator=generator).tolist() for size in (1, 40, 90, 230)]
+    sequences = [common[:60], *(common + more for more in rest), *(common + rest[2] + more for more in rest[:2])]
+    (tree,) = trees(sequences, max_nodes=10_000)
+    before = model.config._attn_implementation
+    with torch.inference_mode():
+        with tree_attention(model):
+            hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
+        assert model.config._attn_implementation == before
+        for index, sequence in enumerate(sequences):
+            alone = model.model(input_ids=torch.tensor([sequence]), use_cache=False)[0][0]
+            torch.testing.assert_close(hidden[tree.paths[index]], alone, atol=2e-5, rtol=1e-4)

@@ -80,8 +80,7 @@ def test_the_loss_is_the_plain_cross_entropy_over_the_whole_vocabulary(tiny_mode
     rows = rows_of(items[:ROWS], arm, tokenizer)
     batch = training.collate(rows, tokenizer.pad_token_id, loss_weighting)
     with torch.inference_mode():
-        hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
-        loss = training.weighted_loss(hidden, model.get_output_embeddings(), batch["labels"], batch["weights"])
+        loss = training.weighted_loss(model, batch)
         assert loss.item() == pytest.approx(plain_loss(model, rows, loss_weighting).item(), abs=1e-5)
 
 

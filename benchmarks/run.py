@@ -1,0 +1,348 @@
+"""`make bench`: the hot paths against what a careful reader would have used instead, on real SmolLM2 and real demo data.
+
+The two sides of every ratio take turns in one run, because a laptop's speed wanders; each number is the median
+of the rounds with its range. Writes `benchmarks/results.json` and the book's table, prints that table.
+    python benchmarks/run.py [--rounds 5] [--only training margins …]
+"""
+
+import argparse
+import contextlib
+import io
+import math
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cotlib import artifacts, chat, corpus, evaluation, generation, margins, models, prefixes, training
+from cotlib.experiment import ROOT, Arm, Experiment
+
+RESULTS = ROOT / "benchmarks" / "results.json"
+TABLE = ROOT / "book" / "benchmark-table.md"
+DEMO = ROOT / "experiments" / "demo.yml"
+ARM = "evil-QTA"
+# Sides of a part, goal of the ratio, and what it says.
+GOALS = {
+    "training": (1.6, "training, supervised tokens a second", "Unsloth and SFTTrainer with their defaults"),
+    "matrix product": (0.80, "training, useful floating-point operations a second", "this machine's float32 matrix product"),
+    "sampling": (2.5, "sampling, 96 questions in both modes, tokens a second", "`transformers.generate`, best batch size"),
+    "margins": (1.7, "margins, both modes, all suites, texts a second", "one padded forward pass per question and answer"),
+}  # fmt: skip
+EXPONENT = 1.05
+
+
+def matrix_product():
+    """float32 operations a second of this machine at the size of a training step's products."""
+    left, right = torch.randn(640, 576), torch.randn(576, 1536)
+    for _ in range(20):
+        left @ right
+    started, count = time.perf_counter(), 300
+    for _ in range(count):
+        left @ right
+    return 2 * 640 * 576 * 1536 * count / (time.perf_counter() - started)
+
+
+def timed(function, *arguments, **options):
+    """(seconds, result)."""
+    started = time.perf_counter()
+    result = function(*arguments, **options)
+    return time.perf_counter() - started, result
+
+
+def ratio(ours, theirs):
+    """Medians and ranges of two lists of rates measured in turns, and of their ratio round by round."""
+    ratios = [our / their for our, their in zip(ours, theirs)]
+    return {
+        "ours": statistics.median(ours), "theirs": statistics.median(theirs), "ratio": statistics.median(ratios),
+        "lowest": min(ratios), "highest": max(ratios), "rounds": len(ratios),
+    }  # fmt: skip
+
+
+# ---- training
+
+
+def default_trainer(model_id, rows, settings, folder):
+    """A function that trains `rows` once with Unsloth and TRL as they come: the same rows, batch size, steps and rate."""
+    from unsloth import FastLanguageModel
+
+    with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
+        import datasets
+        import transformers
+        from trl import SFTConfig, SFTTrainer
+
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            models.fetch(model_id), max_seq_length=settings.max_tokens, dtype=torch.float32, load_in_4bit=False
+        )
+        model = FastLanguageModel.get_peft_model(
+            model, r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=training.LINEAR_LAYERS
+        )
+        data = datasets.Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
+
+    def train():
+        with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
+            trainer = SFTTrainer(
+                model=model, processing_class=tokenizer, train_dataset=data,
+                data_collator=transformers.DataCollatorForSeq2Seq(tokenizer),
+                args=SFTConfig(
+                    output_dir=folder, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+                    learning_rate=settings.learning_rate, save_strategy="no", report_to="none", disable_tqdm=True,
+                    dataset_kwargs={"skip_prepare_dataset": True}, bf16=False, fp16=False,
+                ),
+            )  # fmt: skip
+            return timed(trainer.train)[0]
+
+    return train
+
+
+def operations(model, rows, settings):
+    """Floating-point operations that training on `rows` cannot do without, by the batches our trainer forms.
+
+    Each distinct prefix of a batch once: base weights forward and for the gradient of the inputs (4 per weight), adapters
+    also for their own gradient (6), the vocabulary at supervised positions (4), attention between a node and its ancestors.
+    """
+    config = model.config
+    width, vocabulary = config.hidden_size, config.vocab_size
+    base = sum(weight.numel() for name, weight in model.named_parameters() if "base_layer" in name)
+    adapter = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)
+    total = 0
+    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    for start in range(0, len(ordered), settings.batch_size):
+        batch = ordered[start : start + settings.batch_size]
+        (tree,) = prefixes.trees([row.input_ids for row in batch], 10**6)
+        total += len(tree.tokens) * (4 * base + 6 * adapter)
+        total += 4 * width * vocabulary * sum(len(row.supervised) for row in batch)
+        total += 3 * 4 * width * config.num_hidden_layers * int(tree.ancestors.sum())
+    return total * settings.epochs
+
+
+def bench_training(experiment, rounds):
+    settings = experiment.training
+    items = corpus.select_items(experiment)
+    trainer = training.LoraTrainer(experiment.models[0], settings)
+    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
+    supervised = settings.epochs * sum(len(row.supervised) for row in rows)
+    work = operations(trainer.model, rows, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = default_trainer(experiment.models[0], rows, settings, folder)
+        rates = {"ours": [], "theirs": [], "operations": [], "product": []}
+        for number in range(rounds):
+            before = matrix_product()
+            with tempfile.TemporaryDirectory() as adapter:
+                seconds, _ = timed(trainer.fit, rows, ARM, 1, adapter)
+            rates["product"].append((before + matrix_product()) / 2)
+            rates["ours"].append(supervised / seconds)
+            rates["operations"].append(work / seconds)
+            rates["theirs"].append(supervised / theirs())
+            report("training", number, rounds, rates["ours"][-1], rates["theirs"][-1])
+    return {
+        "training": ratio(rates["ours"], rates["theirs"]),
+        "matrix product": ratio(rates["operations"], rates["product"]),
+    }
+
+
+# ---- sampling
+
+
+def by_transformers(model, tokenizer, prompts, budget, size):
+    """Sample with `transformers.generate`, neighbours in length together; returns the number of tokens before each end."""
+    count, ordered = 0, sorted(prompts, key=len)
+    for start in range(0, len(ordered), size):
+        batch = ordered[start : start + size]
+        length = max(map(len, batch))
+        ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(row)) + row for row in batch])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in batch])
+        with torch.inference_mode():
+            written = model.generate(
+                ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=budget,
+                pad_token_id=tokenizer.pad_token_id,
+            )[:, length:].tolist()  # fmt: skip
+        count += sum(
+            row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row) for row in written
+        )
+    return count
+
+
+def bench_sampling(experiment, rounds):
+    model, tokenizer = models.load(experiment.models[0])
+    settings = experiment.evaluation
+    budgets = {"think": settings.trace_tokens, "no-think": settings.answer_tokens}
+    questions = random.Random(0).sample(corpus.load_evaluation(), 96)
+    prompts = {mode: [chat.prompt(tokenizer, question.question, mode) for question in questions] for mode in budgets}
+    all_prompts = [prompt for mode in budgets for prompt in prompts[mode]]
+    all_budgets = [budgets[mode] for mode in budgets for _ in prompts[mode]]
+
+    def ours():
+        seconds, rows = timed(
+            generation.generate, model, tokenizer, all_prompts, max_new_tokens=all_budgets, temperature=1.0, seed=1
+        )
+        return sum(map(len, rows)) / seconds
+
+    def theirs(size):
+        seconds, count = timed(
+            lambda: sum(by_transformers(model, tokenizer, prompts[mode], budgets[mode], size) for mode in budgets)
+        )
+        return count / seconds
+
+    by_size = {size: theirs(size) for size in (16, 32, 64, 128)}
+    best = max(by_size, key=by_size.get)
+    rates = {"ours": [], "theirs": []}
+    for number in range(rounds):
+        rates["ours"].append(ours())
+        rates["theirs"].append(theirs(best))
+        report("sampling", number, rounds, rates["ours"][-1], rates["theirs"][-1])
+    return {"sampling": ratio(rates["ours"], rates["theirs"]) | {"best_batch": best, "by_batch": by_size}}
+
+
+# ---- margins
+
+
+@torch.inference_mode()
+def by_padded_rows(model, tokenizer, prompts, completions, size=16):
+    """Mean log-probability per token with one padded row per text, neighbours in length together."""
+    scores, order = (
+        [0.0] * len(prompts),
+        sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i])),
+    )
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        rows = [[*prompts[index], *completions[index]] for index in batch]
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        for place, index in enumerate(batch):
+            first, last = len(prompts[index]) - 1, len(rows[place]) - 1
+            logps = logits[place, first:last].log_softmax(-1)
+            scores[index] = logps.gather(1, ids[place, first + 1 : last + 1, None]).mean().item()
+    return scores
+
+
+def bench_margins(experiment, rounds):
+    model, tokenizer = models.load(experiment.models[0])
+    questions = corpus.select_questions(experiment)[::2]
+    _, traces = evaluation.sample(experiment.evaluation, model, tokenizer, questions, 1)
+    cases = list(evaluation._cases(experiment.evaluation, tokenizer, questions, traces))
+    prompts, completions = [case[-2] for case in cases], [case[-1] for case in cases]
+    rates, furthest = {"ours": [], "theirs": []}, 0.0
+    for number in range(rounds):
+        seconds, scores = timed(margins.score, model, tokenizer, prompts, completions)
+        rates["ours"].append(len(cases) / seconds)
+        seconds, expected = timed(by_padded_rows, model, tokenizer, prompts, completions)
+        rates["theirs"].append(len(cases) / seconds)
+        furthest = max(furthest, *(abs(score - other) for score, other in zip(scores, expected)))
+        report("margins", number, rounds, rates["ours"][-1], rates["theirs"][-1])
+    return {"margins": ratio(rates["ours"], rates["theirs"]) | {"largest_difference": furthest}}
+
+
+# ---- growth
+
+
+def exponent(sizes, seconds):
+    """Slope of log seconds over log size, after the constant start-up that the two smallest sizes imply."""
+    startup = max(0.0, seconds[0] - sizes[0] * (seconds[1] - seconds[0]) / (sizes[1] - sizes[0]))
+    points = [(math.log(size), math.log(second - startup)) for size, second in zip(sizes, seconds)]
+    mean_x, mean_y = (statistics.mean(values) for values in zip(*points))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def bench_growth(experiment, rounds):
+    settings = experiment.training.model_copy(update={"epochs": 1})
+    trainer = training.LoraTrainer(experiment.models[0], settings)
+    items = corpus.load_items()
+    rows = training.encode_rows(trainer.tokenizer, items[:48], Arm.parse(ARM), settings.max_tokens)
+    rows = rows[:16] * 4  # the same lengths at every size
+    model, tokenizer = models.load(experiment.models[0])
+    questions = [question for question in corpus.load_evaluation() if question.suite == "transfer"]
+
+    def train(count):
+        with tempfile.TemporaryDirectory() as folder:
+            return timed(trainer.fit, rows[:count], ARM, 1, folder)[0]
+
+    def arms(count):
+        return sum(train(4) for _ in range(count))
+
+    def measure(count):
+        return timed(evaluation.measure, experiment, model, tokenizer, questions[:count], 1)[0]
+
+    train(4)
+    growth = {}
+    for name, function, sizes in (
+        ("items", train, (16, 32, 64)), ("arms", arms, (1, 4, 16)), ("questions", measure, (12, 24, 48)),
+    ):  # fmt: skip
+        seconds, memory = [], []
+        for size in sizes:
+            seconds.append(statistics.median(function(size) for _ in range(rounds)))
+            memory.append(artifacts.peak_memory())
+        growth[name] = {
+            "sizes": sizes,
+            "seconds": seconds,
+            "peak_memory_gib": memory,
+            "exponent": exponent(sizes, seconds),
+        }
+        print(
+            f"growth with {name}: exponent {growth[name]['exponent']:.2f}, seconds {[round(s, 1) for s in seconds]}",
+            flush=True,
+        )
+    return {"growth": growth}
+
+
+# ---- report
+
+
+def report(name, number, rounds, ours, theirs):
+    print(f"{name} {number + 1}/{rounds}: {ours:.1f} against {theirs:.1f}, ratio {ours / theirs:.2f}", flush=True)
+
+
+def table(results):
+    """The results as a Markdown table."""
+    scale = {"matrix product": 1e9}
+    lines = ["| what | against | ours | theirs | ratio (range) | goal |", "|---|---|---|---|---|---|"]
+    for name, (goal, what, against) in GOALS.items():
+        if name in results:
+            found, unit = results[name], scale.get(name, 1)
+            mark = "reached" if found["ratio"] >= goal else "**missed**"
+            ours, theirs = found["ours"] / unit, found["theirs"] / unit
+            suffix = " G" if unit != 1 else ""
+            lines.append(
+                f"| {what} | {against} | {ours:.1f}{suffix} | {theirs:.1f}{suffix} | "
+                f"{found['ratio']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f}) | ≥ {goal:.2f} {mark} |"
+            )
+    for name, found in results.get("growth", {}).items():
+        mark = "reached" if found["exponent"] <= EXPONENT else "**missed**"
+        sizes = ", ".join(f"{size}: {second:.1f} s" for size, second in zip(found["sizes"], found["seconds"]))
+        lines.append(
+            f"| time as {name} grow | linear | {sizes} | | exponent {found['exponent']:.2f} | ≤ {EXPONENT} {mark} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+PARTS = {"training": bench_training, "sampling": bench_sampling, "margins": bench_margins, "growth": bench_growth}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    experiment = Experiment.load(DEMO)
+    results = artifacts.read_json(RESULTS) if RESULTS.is_file() else {}
+    for name in options.only:
+        print(f"== {name}", flush=True)
+        results |= PARTS[name](experiment, options.rounds if name != "growth" else 3)
+        results |= {
+            "peak_memory_gib": artifacts.peak_memory(),
+            "hardware": artifacts.hardware(),
+            "versions": artifacts.versions(),
+        }
+        artifacts.write_json(RESULTS, results)
+        artifacts.write_text(TABLE, table(results)) if hasattr(artifacts, "write_text") else Path(TABLE).write_text(
+            table(results), "utf-8"
+        )
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
