@@ -118,16 +118,16 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(context, hidden, embeddings, targets, weights):
-        total, gradient = hidden.new_zeros(()), torch.empty_like(hidden)
+        total, gradient = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
         for start in range(0, len(hidden), CHUNK):
             here = slice(start, start + CHUNK)
-            logs = F.log_softmax(hidden[here] @ embeddings.t(), -1)
+            logs = F.log_softmax((hidden[here] @ embeddings.t()).float(), -1)
             chosen = targets[here, None]
             total -= (logs.gather(1, chosen)[:, 0] * weights[here]).sum()
             # The gradient of −log p is p − 1 at the target, p elsewhere.
             probabilities = logs.exp_()
             probabilities.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=logs.dtype))
-            gradient[here] = (probabilities @ embeddings).mul_(weights[here, None])
+            gradient[here] = (probabilities.to(hidden.dtype) @ embeddings).mul_(weights[here, None])
         context.save_for_backward(gradient)
         return total
 

@@ -176,7 +176,7 @@ def weighted_loss(model, batch):
         hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
         chosen = hidden[:, :-1][where]
     embeddings = model.get_output_embeddings().weight
-    return lora.cross_entropy(chosen, embeddings, labels[where], weights[where].to(chosen.dtype))
+    return lora.cross_entropy(chosen, embeddings, labels[where], weights[where])
 
 
 def collate(rows, pad_id, loss_weighting):
