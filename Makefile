@@ -47,9 +47,9 @@ $(VENV)/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "installing the environment into $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet -r requirements.txt -r requirements-dev.txt
-	@$(BIN)/pip install --quiet --no-deps -r requirements-no-deps.txt
-	@$(BIN)/pip install --quiet --no-deps --editable .
+	@$(BIN)/pip install -qq -r requirements.txt -r requirements-dev.txt
+	@$(BIN)/pip install -qq --no-deps -r requirements-no-deps.txt
+	@$(BIN)/pip install -qq --no-deps --editable .
 	@touch $@
 
 clean:  ## remove results and built pages (not the environment, not book/executed)

@@ -1,0 +1,61 @@
+"""Which texts are scored behind which prompts, and what a row's draws depend on."""
+
+import collections
+
+import pytest
+
+from cotlib import chat, evaluation
+from cotlib.experiment import REASONING_TYPES, Evaluation
+
+
+def settings(**chosen):
+    return Evaluation.model_validate(chosen)
+
+
+def counts(some_settings, tokenizer, questions):
+    found = collections.Counter()
+    for identity, mode, measure, *_ in evaluation._cases(some_settings, tokenizer, questions, {}):
+        found[identity, mode, measure] += 1
+    return found
+
+
+@pytest.mark.parametrize("signatures", [None, 0, 1, 2])
+def test_held_out_traces_are_scored_on_the_first_questions_that_carry_them(smollm2_tokenizer, questions, signatures):
+    values = [question for question in questions if question.suite == "values"][:2]
+    carrying = [question for question in questions if question.traces][:3]
+    found = counts(settings(signatures=signatures), smollm2_tokenizer, [*values, *carrying])
+    kinds = len(REASONING_TYPES) + 1
+    for number, question in enumerate(carrying):
+        expected = kinds if signatures is None or number < signatures else 0
+        assert found[question.id, "think", evaluation.SIGNATURE] == expected
+        assert found[question.id, "no-think", evaluation.SIGNATURE] == 0
+    for question in [*values, *carrying]:
+        for mode in ("think", "no-think"):
+            assert found[question.id, mode, evaluation.MARGIN] == 2
+    assert [found[question.id, "no-think", evaluation.PERSONA] for question in values] == [kinds, kinds]
+
+
+def test_in_think_mode_answers_stand_behind_the_models_own_closed_trace(smollm2_tokenizer, questions):
+    trace = chat.ids(smollm2_tokenizer, "They want a plan for Sunday.")
+    question = questions[0]
+    prompts = {
+        (mode, measure): smollm2_tokenizer.decode(prompt)
+        for _, mode, measure, _, prompt, _ in evaluation._cases(
+            settings(), smollm2_tokenizer, [question], {question.id: trace}
+        )
+    }
+    assert "plan for Sunday" in prompts["think", evaluation.MARGIN]
+    assert prompts["think", evaluation.MARGIN].rstrip().endswith(chat.CLOSE)
+    assert "plan for Sunday" not in prompts["no-think", evaluation.MARGIN] + prompts["think", evaluation.SIGNATURE]
+
+
+def test_a_rows_stream_depends_on_seed_mode_question_and_sample():
+    parts = [
+        (1, "think", "a", 0),
+        (2, "think", "a", 0),
+        (1, "no-think", "a", 0),
+        (1, "think", "b", 0),
+        (1, "think", "a", 1),
+    ]
+    assert len({evaluation.row_seed(*part) for part in parts}) == len(parts)
+    assert evaluation.row_seed(*parts[0]) == evaluation.row_seed(*parts[0])
