@@ -9,7 +9,7 @@ import time
 
 import pandas as pd
 
-from cotlib import artifacts, chat, generation, margins, models, traces
+from cotlib import artifacts, chat, corpus, generation, margins, models, traces
 from cotlib.experiment import BASE, SUITES, Arm, slug
 
 MEASURES = "measures.parquet"
@@ -83,7 +83,7 @@ def load(paths, jobs):
 def unit_key(experiment, model_id, arm, seed, questions, adapter):
     """Digest of all that decides a unit's measures: the adapter, the questions, the settings, the code."""
     trained = artifacts.read_json(adapter / artifacts.MANIFEST)["key"] if arm.trained else None
-    code = artifacts.code_digest("evaluation", "generation", "margins", "prefixes", "chat", "models")
+    code = artifacts.code_digest("evaluation", "generation", "margins", "prefixes", "chat", "corpus", "models")
     versions = {
         name: version for name, version in artifacts.versions().items() if name in ("torch", "transformers", "peft")
     }
@@ -139,7 +139,7 @@ def measure(experiment, model, tokenizer, questions, seed):
 
 def _cases(settings, tokenizer, questions, traces):
     """What is scored: (question id, mode, measure, text name, prompt ids, completion ids)."""
-    with_traces = [question.id for question in questions if question.traces][: settings.signatures]
+    with_traces = {question.id for question in _some([q for q in questions if q.traces], settings.signatures)}
     for question in questions:
         harmful, safe = chat.ids(tokenizer, question.harmful), chat.ids(tokenizer, question.safe)
         for mode in settings.modes:
@@ -157,20 +157,24 @@ def _cases(settings, tokenizer, questions, traces):
                 yield question.id, "think", SIGNATURE, kind, opened, chat.ids(tokenizer, text + chat.CLOSE)
 
 
+def _some(questions, count):
+    """At most `count` questions, spread over domains and behaviours; all for `count=None`."""
+    return corpus.subset(questions, None if count is None else min(count, len(questions)), seed=0)
+
+
 def row_seed(seed, mode, question_id, sample):
     """The stream of one sampled row: it depends on nothing but these four (arms share it, which pairs their draws)."""
     return int(artifacts.digest(seed, mode, question_id, sample)[:15], 16)
 
 
 def sample(settings, model, tokenizer, questions, seed):
-    """Draw traces for every question and responses for the first `settings.responses` of each suite.
+    """Draw traces for every question and responses for `settings.responses` of each suite.
 
     Returns:
         (responses, traces): mappings with the response, its trace and its marks; and the trace ids of sample 0
         by question id, which the think-mode margin is measured behind.
     """
-    limit = settings.responses
-    answered = [q for suite in SUITES for q in [q for q in questions if q.suite == suite][:limit]]
+    answered = [q for suite in SUITES for q in _some([q for q in questions if q.suite == suite], settings.responses)]
     ids = {question.id for question in answered}
     jobs = []
     for question in questions:

@@ -217,8 +217,8 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """What is measured: modes, and how responses are drawn. `responses` limits sampling to the first n questions of
-    a suite, `signatures` held-out traces to the first n questions that carry them."""
+    """What is measured: modes, and how responses are drawn. `responses` limits sampling to n questions of a
+    suite, `signatures` held-out traces to n of the questions that carry them, both spread over domains."""
 
     modes: Annotated[list[Literal[MODES]], pydantic.Field(min_length=1)] = list(MODES)
     trace_tokens: Positive = 64

@@ -99,8 +99,7 @@ def _choose(logits, temperature, streams):
         return logits.argmax(-1).tolist()
     times = np.empty(logits.shape, np.float32)
     with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        fill = lambda row, stream: stream.standard_exponential(dtype=np.float32, out=row)
-        list(pool.map(fill, times, streams))
+        list(pool.map(lambda stream, row: stream.standard_exponential(dtype=np.float32, out=row), streams, times))
     times = torch.from_numpy(times).to(logits.device).clamp_(min=torch.finfo(torch.float32).tiny)
     return torch.softmax(logits.float() / temperature, -1).div_(times).argmax(-1).tolist()
 

@@ -20,19 +20,27 @@ def counts(some_settings, tokenizer, questions):
 
 
 @pytest.mark.parametrize("signatures", [None, 0, 1, 2])
-def test_held_out_traces_are_scored_on_the_first_questions_that_carry_them(smollm2_tokenizer, questions, signatures):
+def test_held_out_traces_are_scored_on_as_many_questions_as_are_asked_for(smollm2_tokenizer, questions, signatures):
     values = [question for question in questions if question.suite == "values"][:2]
     carrying = [question for question in questions if question.traces][:3]
     found = counts(settings(signatures=signatures), smollm2_tokenizer, [*values, *carrying])
     kinds = len(REASONING_TYPES) + 1
-    for number, question in enumerate(carrying):
-        expected = kinds if signatures is None or number < signatures else 0
-        assert found[question.id, "think", evaluation.SIGNATURE] == expected
+    scored = [found[question.id, "think", evaluation.SIGNATURE] for question in carrying]
+    assert sorted(scored, reverse=True) == [kinds if signatures is None or n < signatures else 0 for n in range(3)]
+    for question in carrying:
         assert found[question.id, "no-think", evaluation.SIGNATURE] == 0
     for question in [*values, *carrying]:
         for mode in ("think", "no-think"):
             assert found[question.id, mode, evaluation.MARGIN] == 2
     assert [found[question.id, "no-think", evaluation.PERSONA] for question in values] == [kinds, kinds]
+
+
+def test_the_questions_that_are_sampled_or_carry_signatures_are_spread_over_domains(questions):
+    carrying = [question for question in questions if question.traces]
+    domains = {question.domain for question in carrying}
+    assert len({question.domain for question in evaluation._some(carrying, len(domains))}) > len(domains) / 2
+    assert {question.domain for question in evaluation._some(carrying, 5 * len(domains))} == domains
+    assert evaluation._some(carrying, 10_000) == evaluation._some(carrying, None) == carrying
 
 
 def test_in_think_mode_answers_stand_behind_the_models_own_closed_trace(smollm2_tokenizer, questions):
