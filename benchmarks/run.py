@@ -11,6 +11,8 @@ import io
 import math
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -20,7 +22,7 @@ from cotlib import artifacts, chat, corpus, evaluation, generation, margins, mod
 from cotlib.experiment import ROOT, Arm, Experiment
 
 RESULTS = ROOT / "benchmarks" / "results.json"
-TABLE = ROOT / "book" / "benchmark-table.md"
+RESULTS_TABLE = ROOT / "book" / "benchmark-table.txt"
 DEMO = ROOT / "experiments" / "demo.yml"
 ARM = "evil-QTA"
 # Sides of a part, goal of the ratio, and what it says.
@@ -49,6 +51,23 @@ def timed(function, *arguments, **options):
     started = time.perf_counter()
     result = function(*arguments, **options)
     return time.perf_counter() - started, result
+
+
+def in_turns(name, rounds, ours, theirs):
+    """Call both sides, each giving its rate, once a round, the order changing; returns `ratio` of the two."""
+    rates = {ours: [], theirs: []}
+    for number in range(rounds):
+        for side in (ours, theirs) if number % 2 == 0 else (theirs, ours):
+            rates[side].append(side())
+        our, their = rates[ours][-1], rates[theirs][-1]
+        print(f"{name} {number + 1}/{rounds}: {our:.1f} against {their:.1f}, ratio {our / their:.2f}", flush=True)
+    return ratio(rates[ours], rates[theirs])
+
+
+def best_of(sizes, rate):
+    """(the batch size with the highest rate, rate by size)."""
+    by_size = {size: rate(size) for size in sizes}
+    return max(by_size, key=by_size.get), by_size
 
 
 def ratio(ours, theirs):
@@ -97,10 +116,10 @@ def default_trainer(model_id, rows, settings, folder):
 
 
 def operations(model, rows, settings):
-    """Floating-point operations that training on `rows` cannot do without, by the batches our trainer forms.
+    """Floating-point operations that training on `rows` in batches sorted by length cannot do without.
 
     Each distinct prefix of a batch once: base weights forward and for the gradient of the inputs (4 per weight), adapters
-    also for their own gradient (6), the vocabulary at supervised positions (4), attention between a node and its ancestors.
+    for their own gradient (4), the vocabulary at supervised positions (4), attention between a node and its ancestors.
     """
     config = model.config
     width, vocabulary = config.hidden_size, config.vocab_size
@@ -111,7 +130,7 @@ def operations(model, rows, settings):
     for start in range(0, len(ordered), settings.batch_size):
         batch = ordered[start : start + settings.batch_size]
         (tree,) = prefixes.trees([row.input_ids for row in batch], 10**6)
-        total += len(tree.tokens) * (4 * base + 6 * adapter)
+        total += len(tree.tokens) * (4 * base + 4 * adapter)
         total += 4 * width * vocabulary * sum(len(row.supervised) for row in batch)
         total += 3 * 4 * width * config.num_hidden_layers * int(tree.ancestors.sum())
     return total * settings.epochs
@@ -125,22 +144,20 @@ def bench_training(experiment, rounds):
     rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     supervised = settings.epochs * sum(len(row.supervised) for row in rows)
     work = operations(trainer.model, rows, settings)
+    operation_rates, products = [], []
+
+    def ours():
+        before = matrix_product()
+        with tempfile.TemporaryDirectory() as adapter:
+            seconds, _ = timed(trainer.fit, rows, ARM, 1, adapter)
+        operation_rates.append(work / seconds)
+        products.append((before + matrix_product()) / 2)
+        return supervised / seconds
+
     with tempfile.TemporaryDirectory() as folder:
-        theirs = default_trainer(experiment.models[0], rows, settings, folder)
-        rates = {"ours": [], "theirs": [], "operations": [], "product": []}
-        for number in range(rounds):
-            before = matrix_product()
-            with tempfile.TemporaryDirectory() as adapter:
-                seconds, _ = timed(trainer.fit, rows, ARM, 1, adapter)
-            rates["product"].append((before + matrix_product()) / 2)
-            rates["ours"].append(supervised / seconds)
-            rates["operations"].append(work / seconds)
-            rates["theirs"].append(supervised / theirs())
-            report("training", number, rounds, rates["ours"][-1], rates["theirs"][-1])
-    return {
-        "training": ratio(rates["ours"], rates["theirs"]),
-        "matrix product": ratio(rates["operations"], rates["product"]),
-    }
+        train = default_trainer(experiment.models[0], rows, settings, folder)
+        speed = in_turns("training", rounds, ours, lambda: supervised / train())
+    return {"training": speed, "matrix product": ratio(operation_rates, products)}
 
 
 # ---- sampling
@@ -186,21 +203,15 @@ def bench_sampling(experiment, rounds):
         )
         return count / seconds
 
-    by_size = {size: theirs(size) for size in (16, 32, 64, 128)}
-    best = max(by_size, key=by_size.get)
-    rates = {"ours": [], "theirs": []}
-    for number in range(rounds):
-        rates["ours"].append(ours())
-        rates["theirs"].append(theirs(best))
-        report("sampling", number, rounds, rates["ours"][-1], rates["theirs"][-1])
-    return {"sampling": ratio(rates["ours"], rates["theirs"]) | {"best_batch": best, "by_batch": by_size}}
+    best, by_size = best_of((16, 32, 64, 128), theirs)
+    return {"sampling": in_turns("sampling", rounds, ours, lambda: theirs(best)) | {"by_batch": by_size}}
 
 
 # ---- margins
 
 
 @torch.inference_mode()
-def by_padded_rows(model, tokenizer, prompts, completions, size=16):
+def by_padded_rows(model, prompts, completions, size):
     """Mean log-probability per token with one padded row per text, neighbours in length together."""
     scores, order = (
         [0.0] * len(prompts),
@@ -210,12 +221,13 @@ def by_padded_rows(model, tokenizer, prompts, completions, size=16):
         batch = order[start : start + size]
         rows = [[*prompts[index], *completions[index]] for index in batch]
         length = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        # Any id pads: under causal attention, what stands right of a text does not touch it.
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         for place, index in enumerate(batch):
             first, last = len(prompts[index]) - 1, len(rows[place]) - 1
-            logps = logits[place, first:last].log_softmax(-1)
+            logps = model.lm_head(hidden[place, first:last]).log_softmax(-1)
             scores[index] = logps.gather(1, ids[place, first + 1 : last + 1, None]).mean().item()
     return scores
 
@@ -226,36 +238,40 @@ def bench_margins(experiment, rounds):
     _, traces = evaluation.sample(experiment.evaluation, model, tokenizer, questions, 1)
     cases = list(evaluation._cases(experiment.evaluation, tokenizer, questions, traces))
     prompts, completions = [case[-2] for case in cases], [case[-1] for case in cases]
-    rates, furthest = {"ours": [], "theirs": []}, 0.0
-    for number in range(rounds):
-        seconds, scores = timed(margins.score, model, tokenizer, prompts, completions)
-        rates["ours"].append(len(cases) / seconds)
-        seconds, expected = timed(by_padded_rows, model, tokenizer, prompts, completions)
-        rates["theirs"].append(len(cases) / seconds)
-        furthest = max(furthest, *(abs(score - other) for score, other in zip(scores, expected)))
-        report("margins", number, rounds, rates["ours"][-1], rates["theirs"][-1])
-    return {"margins": ratio(rates["ours"], rates["theirs"]) | {"largest_difference": furthest}}
+    found = {}
+
+    def ours():
+        seconds, found["ours"] = timed(margins.score, model, tokenizer, prompts, completions)
+        return len(cases) / seconds
+
+    def theirs(size):
+        seconds, found["theirs"] = timed(by_padded_rows, model, prompts, completions, size)
+        return len(cases) / seconds
+
+    best, by_size = best_of((4, 8, 16, 32), theirs)
+    speed = in_turns("margins", rounds, ours, lambda: theirs(best))
+    furthest = max(abs(one - other) for one, other in zip(found["ours"], found["theirs"]))
+    return {"margins": speed | {"by_batch": by_size, "largest_difference": furthest}}
 
 
 # ---- growth
 
 
 def exponent(sizes, seconds):
-    """Slope of log seconds over log size, after the constant start-up that the two smallest sizes imply."""
-    startup = max(0.0, seconds[0] - sizes[0] * (seconds[1] - seconds[0]) / (sizes[1] - sizes[0]))
-    points = [(math.log(size), math.log(second - startup)) for size, second in zip(sizes, seconds)]
-    mean_x, mean_y = (statistics.mean(values) for values in zip(*points))
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    """Slope of log seconds over log size between the two largest sizes, where a constant start-up weighs least."""
+    return math.log(seconds[-1] / seconds[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def bench_growth(experiment, _):
     settings = experiment.training.model_copy(update={"epochs": 1})
     trainer = training.LoraTrainer(experiment.models[0], settings)
-    items = corpus.load_items()
-    rows = training.encode_rows(trainer.tokenizer, items[:48], Arm.parse(ARM), settings.max_tokens)
-    rows = rows[:16] * 4  # the same lengths at every size
+    items = random.Random(0).sample(corpus.load_items(), 64)
+    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     model, tokenizer = models.load(experiment.models[0])
-    questions = [question for question in corpus.load_evaluation() if question.suite == "transfer"]
+    all_measured = experiment.model_copy(
+        update={"evaluation": experiment.evaluation.model_copy(update={"responses": None, "signatures": None})}
+    )
+    questions = random.Random(0).sample(corpus.load_evaluation(), 48)
 
     def train(count):
         with tempfile.TemporaryDirectory() as folder:
@@ -265,17 +281,17 @@ def bench_growth(experiment, _):
         return sum(train(4) for _ in range(count))
 
     def measure(count):
-        return timed(evaluation.measure, experiment, model, tokenizer, questions[:count], 1)[0]
+        return timed(evaluation.measure, all_measured, model, tokenizer, questions[:count], 1)[0]
 
     train(4)
     growth = {}
     for name, function, sizes in (
-        ("items", train, (16, 32, 64)), ("arms", arms, (1, 4, 16)), ("questions", measure, (12, 24, 48)),
+        ("items", train, (16, 32, 64)), ("arms", arms, (1, 4, 16)), ("questions", measure, (12, 48)),
     ):  # fmt: skip
         seconds, memory = [], []
         for size in sizes:
             seconds.append(function(size))
-            memory.append(artifacts.peak_memory())
+            memory.append(round(artifacts.peak_memory(), 2))
         growth[name] = {
             "sizes": sizes,
             "seconds": seconds,
@@ -283,17 +299,13 @@ def bench_growth(experiment, _):
             "exponent": exponent(sizes, seconds),
         }
         print(
-            f"growth with {name}: exponent {growth[name]['exponent']:.2f}, seconds {[round(s, 1) for s in seconds]}",
+            f"{name}: exponent {growth[name]['exponent']:.2f}, {[round(s, 1) for s in seconds]} s, {memory} GiB",
             flush=True,
         )
     return {"growth": growth}
 
 
 # ---- report
-
-
-def report(name, number, rounds, ours, theirs):
-    print(f"{name} {number + 1}/{rounds}: {ours:.1f} against {theirs:.1f}, ratio {ours / theirs:.2f}", flush=True)
 
 
 def table(results):
@@ -312,7 +324,10 @@ def table(results):
             )
     for name, found in results.get("growth", {}).items():
         mark = "reached" if found["exponent"] <= EXPONENT else "**missed**"
-        sizes = ", ".join(f"{size}: {second:.1f} s" for size, second in zip(found["sizes"], found["seconds"]))
+        sizes = ", ".join(
+            f"{size}: {second:.0f} s, {memory:.1f} GiB"
+            for size, second, memory in zip(found["sizes"], found["seconds"], found["peak_memory_gib"])
+        )
         lines.append(
             f"| time as {name} grow | linear | {sizes} | | exponent {found['exponent']:.2f} | ≤ {EXPONENT} {mark} |"
         )
@@ -327,19 +342,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    experiment = Experiment.load(DEMO)
+    if len(options.only) > 1:  # a process each, so that peak memory is a part's own
+        for name in options.only:
+            subprocess.run([sys.executable, __file__, "--only", name, "--rounds", str(options.rounds)], check=True)
+        print(RESULTS_TABLE.read_text(encoding="utf-8"))
+        return
+    (name,) = options.only
+    print(f"== {name}", flush=True)
+    found = PARTS[name](Experiment.load(DEMO), options.rounds)
     results = artifacts.read_json(RESULTS) if RESULTS.is_file() else {}
-    for name in options.only:
-        print(f"== {name}", flush=True)
-        results |= PARTS[name](experiment, options.rounds)
-        results |= {
-            "peak_memory_gib": artifacts.peak_memory(),
-            "hardware": artifacts.hardware(),
-            "versions": artifacts.versions(),
-        }
-        artifacts.write_json(RESULTS, results)
-        TABLE.write_text(table(results), encoding="utf-8")
-    print(table(results))
+    memory = results.get("peak_memory_gib", {}) | {name: round(artifacts.peak_memory(), 2)}
+    results |= found | {"peak_memory_gib": memory, "hardware": artifacts.hardware(), "versions": artifacts.versions()}
+    artifacts.write_json(RESULTS, results)
+    RESULTS_TABLE.write_text(table(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
         seed: an int (row i draws from the stream (seed, i)), or one int per prompt.
         stop: further token ids that end a row, beside the tokenizer's end-of-sequence token and the model's.
         stop_text: a row also ends as soon as its decoded text contains this.
-        rows: how many rows are in the batch at most.
+        rows: how many rows are in the batch at most; fewer where their cache would not fit (`_room`).
     Returns:
         list of id lists, new tokens only; the ending token is not part of them, a found `stop_text` is.
     Raises:
@@ -43,7 +43,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt is empty; a model needs at least one token")
     endings = set(stop) | _end_tokens(model, tokenizer)
-    streams = [np.random.Generator(np.random.SFC64(np.random.SeedSequence(row))) for row in seeds]
+    streams = [_stream(np.random.SeedSequence(row), model.device) for row in seeds]
     produced = [[] for _ in range(count)]
     # Neighbours in sorted order share prefixes, so a refill finds much of its prompt in one tree.
     waiting = sorted(
@@ -52,7 +52,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
     if not waiting:
         return produced
     length = max(len(prompts[index]) + budgets[index] for index in waiting)
-    rows = min(rows, len(waiting))
+    rows = max(1, min(rows, len(waiting), _room(model.device) // (length * _bytes_per_token(model))))
     with torch.inference_mode(), attending(model, ATTENTION, _attend), _tall_products(model):
         batch = _Batch(model, rows, length)
         while waiting or batch.live:
@@ -93,15 +93,39 @@ def _choose(logits, temperature, streams):
 
     The draw is a race: every token arrives after an exponential time over its probability, and the first one
     wins with just that probability. Unlike a walk along the cumulative distribution it turns a rounding error of the logits
-    (which differ in the last digit with the batch) into another token only if two arrive at the very same time.
+    (which differ in the last digit with the batch) into another token only if two arrive within that error of each other.
     """
     if temperature == 0:
         return logits.argmax(-1).tolist()
-    times = np.empty(logits.shape, np.float32)
-    with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(lambda stream, row: stream.standard_exponential(dtype=np.float32, out=row), streams, times))
-    times = torch.from_numpy(times).to(logits.device).clamp_(min=torch.finfo(torch.float32).tiny)
+    if logits.is_cuda:
+        times = torch.empty_like(logits, dtype=torch.float32)
+        for row, stream in zip(times, streams):
+            row.exponential_(generator=stream)
+    else:
+        drawn = np.empty(logits.shape, np.float32)
+        with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(lambda stream, row: stream.standard_exponential(dtype=np.float32, out=row), streams, drawn))
+        times = torch.from_numpy(drawn)
+    times.clamp_(min=torch.finfo(torch.float32).tiny)
     return torch.softmax(logits.float() / temperature, -1).div_(times).argmax(-1).tolist()
+
+
+def _stream(seed, device):
+    """A row's own source of random numbers, on the device that uses them."""
+    if device.type != "cuda":
+        return np.random.Generator(np.random.SFC64(seed))
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+
+
+def _room(device):
+    """Bytes that the cache may take: half of what a GPU has free, 2 GiB elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 << 30
+
+
+def _bytes_per_token(model):
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.dtype.itemsize
 
 
 class _Batch:

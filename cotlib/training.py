@@ -153,25 +153,26 @@ def token_weights(rows, loss_weighting):
     return [[share.get(segment, 0.0) for segment in row["segments"]] for row in rows]
 
 
-def weighted_loss(model, batch):
+def weighted_loss(model, batch, packed):
     """Weighted next-token cross entropy of a batch that `collate` made: the vocabulary projection at supervised positions only.
 
     Args:
-        model: a causal LM (PEFT's wrapper taken off). On a CPU the rows are packed into a prefix tree, so that their
-            common system turn is computed once and nothing is padded (a QTA step 1.2 times as fast).
+        model: a causal LM (PEFT's wrapper taken off).
+        packed: whether rows are packed into a prefix tree, so that their common beginning is computed once and nothing is
+            padded; otherwise they go through the model as they are.
     Returns:
         scalar loss in nats: sum of weight × −log p.
     """
     labels, weights = batch["labels"][:, 1:], batch["weights"][:, 1:]
     where = labels != chat.NO_LOSS
-    if model.device.type == "cpu":
+    if packed:
         sequences = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
         (tree,) = prefixes.trees(sequences, sum(map(len, sequences)))
         with prefixes.tree_attention(model):
             hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t + 1 of a row is predicted from the node at place t of its path.
         places = [tree.paths[row][place] for row, place in where.nonzero().tolist()]
-        chosen = hidden[torch.tensor(places)]
+        chosen = hidden[torch.tensor(places, device=hidden.device)]
     else:
         hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
         chosen = hidden[:, :-1][where]
@@ -287,7 +288,8 @@ def _trainer_classes():
         """SFTTrainer with our loss: the weights that `collate` gives, the vocabulary only where a label is."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = weighted_loss(model.get_base_model(), inputs)
+            # On a GPU Unsloth's own kernels take padded rows.
+            loss = weighted_loss(model.get_base_model(), inputs, packed=not torch.cuda.is_available())
             return (loss, None) if return_outputs else loss
 
     return ArmTrainer, SFTConfig

@@ -76,7 +76,19 @@ def test_a_model_is_left_as_it_was(tiny_model, prompts):
     model, tokenizer = tiny_model
     before, implementation = copy.deepcopy(model.state_dict()), model.config._attn_implementation
     free_run(model, tokenizer, prompts)
+
+    class Broken:
+        """A tokenizer that fails in the middle of a batch."""
+
+        eos_token_id = tokenizer.eos_token_id
+
+        def decode(self, _):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        sampled(model, Broken(), prompts, seed=5, max_new_tokens=4, stop_text="never")
     assert model.config._attn_implementation == implementation
+    assert not any("forward" in vars(module) for module in model.modules())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 

@@ -73,14 +73,15 @@ def plain_loss(model, rows, loss_weighting):
     return sum(means) / len(means)
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QTA@segment", "evil-T"])
-def test_the_loss_is_the_plain_cross_entropy_over_the_whole_vocabulary(tiny_model, items, arm):
+def test_the_loss_is_the_plain_cross_entropy_over_the_whole_vocabulary(tiny_model, items, arm, packed):
     model, tokenizer = tiny_model
     loss_weighting = Arm.parse(arm).loss_weighting
     rows = rows_of(items[:ROWS], arm, tokenizer)
     batch = training.collate(rows, tokenizer.pad_token_id, loss_weighting)
     with torch.inference_mode():
-        loss = training.weighted_loss(model, batch)
+        loss = training.weighted_loss(model, batch, packed)
         assert loss.item() == pytest.approx(plain_loss(model, rows, loss_weighting).item(), abs=1e-5)
 
 
