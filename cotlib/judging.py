@@ -57,7 +57,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     """
     import torch
 
-    from cotlib.prefixes import trees
+    from cotlib.prefixes import tree_attention, trees
 
     prompts = [chat.prompt(tokenizer, question, mode) for question in questions]
     bodies = [chat.ids(tokenizer, text) or [tokenizer.eos_token_id] for text in texts]
@@ -69,7 +69,8 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     try:
         with torch.inference_mode():
             for tree in trees(sequences, 512):
-                hidden = decoder(**tree.inputs(model.device), use_cache=False)[0][0]
+                with tree_attention(model):
+                hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
                 for index, path in tree.paths.items():
                     found[index] = hidden[path[len(prompts[index]) :]].float().mean(0).cpu().numpy()
     finally:
