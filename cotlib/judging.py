@@ -70,7 +70,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
         with torch.inference_mode():
             for tree in trees(sequences, 512):
                 with tree_attention(model):
-                hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
+                    hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
                 for index, path in tree.paths.items():
                     found[index] = hidden[path[len(prompts[index]) :]].float().mean(0).cpu().numpy()
     finally:
