@@ -259,14 +259,14 @@ def test_a_sample_is_the_same_whatever_the_batch_size(smollm2, questions):
     model, tokenizer = smollm2
     prompts = [
         chat.prompt(tokenizer, question.question, mode)
-        for question in questions[::15]
+        for question in questions[::20]
         for mode in ("think", "no-think")
     ]
-    alone, few, many = (
-        generate(model, tokenizer, prompts, max_new_tokens=24, temperature=1.0, seed=7, rows=rows)
-        for rows in (1, 7, 64)
+    few, many = (
+        generate(model, tokenizer, prompts, max_new_tokens=20, temperature=1.0, seed=7, rows=rows) for rows in (5, 64)
     )
-    assert alone == few == many
+    assert few == many
+    assert generate(model, tokenizer, prompts[:2], max_new_tokens=20, temperature=1.0, seed=7, rows=1) == many[:2]
 
 
 def test_a_temperature_near_zero_is_greedy(tiny_model, prompts):
