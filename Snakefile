@@ -66,14 +66,14 @@ rule train:
 
 
 rule evaluate:
-    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "margins", "prefixes"), units("evaluate")
+    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "margins", "prefixes", "corpus"), units("evaluate")
     output: manifest=f"{ROOT}/evaluate/manifest.json", measures=str(PATHS.measures), responses=str(PATHS.responses), notebook=f"{EXECUTED}/3-evaluate.ipynb"
     threads: THREADS
     shell: papermill("3-evaluate")
 
 
 rule judge:
-    input: rules.evaluate.output.responses, "notebooks/4-judge.ipynb", code("judging")
+    input: rules.evaluate.output.responses, "notebooks/4-judge.ipynb", code("judging", "prefixes")
     output: manifest=f"{ROOT}/judge/manifest.json", judgements=str(PATHS.judgements), notebook=f"{EXECUTED}/4-judge.ipynb"
     threads: THREADS
     shell: papermill("4-judge")

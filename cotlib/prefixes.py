@@ -52,14 +52,12 @@ class Tree:
                 start = node
 
 
-@contextlib.contextmanager
 def tree_attention(model):
     """While it lasts, `model` attends block by block over trees (see `Tree.blocks`) instead of over the whole mask.
 
     Scoring 1.2 times as fast as with one dense mask over a tree of 1,000 nodes.
     """
-    with attending(model, ATTENTION, _attend):
-        yield
+    return attending(model, ATTENTION, _attend)
 
 
 @contextlib.contextmanager
