@@ -9,7 +9,7 @@ import time
 
 import pandas as pd
 
-from cotlib import artifacts, chat, corpus, generation, margins, models, traces
+from cotlib import artifacts, chat, corpus, generation, margins, models, prefixes, traces
 from cotlib.experiment import BASE, SUITES, Arm, slug
 
 MEASURES = "measures.parquet"
@@ -102,11 +102,14 @@ def measure(experiment, model, tokenizer, questions, seed):
     """
     settings = experiment.evaluation
     started = time.time()
-    responses, traces = sample(settings, model, tokenizer, questions, seed)
+    memory = prefixes.Memory(generation.room(model.device) // 4)
+    responses, traces = sample(settings, model, tokenizer, questions, seed, memory)
     sampling_seconds = time.time() - started
-    cases = list(_cases(settings, tokenizer, questions, traces))
-    scores = margins.score(model, tokenizer, [case[-2] for case in cases], [case[-1] for case in cases])
-    by_case = {case[:-2]: value for case, value in zip(cases, scores)}
+    scored = list(cases(settings, tokenizer, questions, traces))
+    scores = margins.score(
+        model, tokenizer, [case[-2] for case in scored], [case[-1] for case in scored], memory=memory
+    )
+    by_case = {case[:-2]: value for case, value in zip(scored, scores)}
     rows = []
     for question in questions:
         for (identity, mode, measure_name, text), value in by_case.items():
@@ -133,11 +136,11 @@ def measure(experiment, model, tokenizer, questions, seed):
     return (
         rows,
         responses,
-        {"sampled_tokens": sampled, "sampling_seconds": round(sampling_seconds, 2), "scored_texts": len(cases)},
+        {"sampled_tokens": sampled, "sampling_seconds": round(sampling_seconds, 2), "scored_texts": len(scored)},
     )
 
 
-def _cases(settings, tokenizer, questions, traces):
+def cases(settings, tokenizer, questions, traces):
     """What is scored: (question id, mode, measure, text name, prompt ids, completion ids)."""
     with_traces = {question.id for question in _some([q for q in questions if q.traces], settings.signatures)}
     for question in questions:
@@ -167,8 +170,10 @@ def row_seed(seed, mode, question_id, sample):
     return int(artifacts.digest(seed, mode, question_id, sample)[:15], 16)
 
 
-def sample(settings, model, tokenizer, questions, seed):
+def sample(settings, model, tokenizer, questions, seed, memory=None):
     """Draw traces for every question and responses for `settings.responses` of each suite.
+
+    With a `prefixes.Memory`, prompts and traces that the model reads on the way are kept there.
 
     Returns:
         (responses, traces): mappings with the response, its trace and its marks; and the trace ids of sample 0
@@ -194,6 +199,7 @@ def sample(settings, model, tokenizer, questions, seed):
             seed=seeds,
             stop_text=stop_text,
             stop=chat.end_of_turn(tokenizer),
+            memory=memory,
         )
 
     opened = [chat.prompt(tokenizer, question.question, "think") for question, _, _ in thinking]

@@ -12,12 +12,14 @@ import types
 import numpy as np
 import torch
 
-from cotlib.prefixes import attending, tree_attention, trees
+from cotlib.prefixes import Past, attending, tree_attention, trees
 
 ATTENTION = "cotlib_grouped"
 
 
-def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, stop=(), stop_text=None, rows=192):
+def generate(
+    model, tokenizer, prompts, *, max_new_tokens, temperature, seed, stop=(), stop_text=None, rows=192, memory=None
+):
     """Continue each prompt until it ends its turn, reaches `stop_text`, or has `max_new_tokens` new tokens.
 
     Args:
@@ -27,7 +29,8 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
         seed: an int (row i draws from the stream (seed, i)), or one int per prompt.
         stop: further token ids that end a row, beside the tokenizer's end-of-sequence token and the model's.
         stop_text: a row also ends as soon as its decoded text contains this.
-        rows: how many rows are in the batch at most; fewer where their cache would not fit (`_room`).
+        rows: how many rows are in the batch at most; fewer where their cache would not fit (`room`).
+        memory: a `prefixes.Memory` of this model: what it knows of the prompts is not read again, and what is read is put into it.
     Returns:
         list of id lists, new tokens only; the ending token is not part of them, a found `stop_text` is.
     Raises:
@@ -52,7 +55,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
     if not waiting:
         return produced
     length = max(len(prompts[index]) + budgets[index] for index in waiting)
-    rows = max(1, min(rows, len(waiting), _room(model.device) // (length * _bytes_per_token(model))))
+    rows = max(1, min(rows, len(waiting), room(model.device) // (length * _bytes_per_token(model))))
     with torch.inference_mode(), attending(model, ATTENTION, _attend), _tall_products(model):
         batch = _Batch(model, rows, length)
         while waiting or batch.live:
@@ -60,7 +63,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
             # Prefill pays off in bulk: wait until a quarter of the rows are free.
             if waiting and (free * 4 >= rows or not batch.live):
                 taken, waiting = waiting[:free], waiting[free:]
-                batch.admit(taken, [prompts[index] for index in taken])
+                batch.admit(taken, [prompts[index] for index in taken], memory)
             tokens = _choose(batch.logits, temperature, [streams[index] for index in batch.live])
             keep = []
             for row, (index, token) in enumerate(zip(batch.live, tokens)):
@@ -72,6 +75,9 @@ def generate(model, tokenizer, prompts, *, max_new_tokens, temperature, seed, st
                 ):
                     continue
                 keep.append(row)
+            if memory:
+                for row in sorted(set(range(len(batch.live))) - set(keep)):
+                    batch.remember(row, [*prompts[batch.live[row]], *produced[batch.live[row]]], memory)
             batch.advance(keep, tokens)
     return produced
 
@@ -117,7 +123,7 @@ def _stream(seed, device):
     return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
 
-def _room(device):
+def room(device):
     """Bytes that the cache may take: half of what a GPU has free, 2 GiB elsewhere."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 << 30
 
@@ -137,21 +143,27 @@ class _Batch:
         self.cache = _RowCache(rows, length)
         self.live, self.lengths, self.logits = [], [], None
 
-    def admit(self, indices, prompts):
+    def admit(self, indices, prompts, memory):
         """Prefill new prompts and give them the free rows behind the live ones."""
         last = [None] * len(prompts)
         first = len(self.live)
-        for tree in trees(prompts, 512):
-            recorder = _Recorder()
+        # The last token of a prompt is always read: its hidden state gives the first new token.
+        for tree in trees(prompts, 512, memory, [len(prompt) - 1 for prompt in prompts]):
+            past = Past(tree.past)
             with tree_attention(self.model):
-                hidden = self.decoder(**tree.inputs(self.model), past_key_values=recorder, use_cache=True)[0][0]
+                hidden = self.decoder(**tree.inputs(self.model) | {"past_key_values": past}, use_cache=True)[0][0]
             for number, path in tree.paths.items():
-                self.cache.fill(first + number, recorder, path)
+                self.cache.fill(first + number, past.layers, path)
                 last[number] = hidden[path[-1]]
         fresh = self.head(torch.stack(last))
         self.logits = fresh if self.logits is None else torch.cat([self.logits, fresh])
         self.live += indices
         self.lengths += [len(prompt) for prompt in prompts]
+
+    def remember(self, row, tokens, memory):
+        """Put what a row has read into the memory: all of its tokens but those not fed to the model yet."""
+        size = self.lengths[row]
+        memory.add(tokens[:size], [[part[row, :, :size] for part in pair] for pair in self.cache.layers])
 
     def advance(self, keep, tokens):
         """Drop the rows not in `keep`, feed the others their new token."""
@@ -177,17 +189,6 @@ class _Batch:
         self.logits = self.head(hidden[:, 0])
 
 
-class _Recorder:
-    """Stands in for a cache during prefill: keeps each layer's keys and values, (1, heads, nodes, width)."""
-
-    def __init__(self):
-        self.layers = []
-
-    def update(self, keys, values, layer, *_, **__):
-        self.layers.append((keys, values))
-        return keys, values
-
-
 class _RowCache:
     """Keys and values of all rows, (rows, heads, length, width) per layer, allocated once.
 
@@ -197,9 +198,8 @@ class _RowCache:
     def __init__(self, rows, length):
         self.rows, self.length, self.layers = rows, length, []
 
-    def fill(self, row, recorder, path):
+    def fill(self, row, layers, path):
         if not self.layers:
-            shapes = [(keys, values) for keys, values in recorder.layers]
             self.layers = [
                 tuple(
                     torch.zeros(
@@ -207,10 +207,10 @@ class _RowCache:
                     )
                     for part in pair
                 )
-                for pair in shapes
+                for pair in layers
             ]
         nodes = torch.tensor(path, device=self.layers[0][0].device)
-        for stored, recorded in zip(self.layers, recorder.layers):
+        for stored, recorded in zip(self.layers, layers):
             for target, source in zip(stored, recorded):
                 target[row, :, : len(path)] = source[0].index_select(1, nodes)
 

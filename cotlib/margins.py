@@ -10,7 +10,7 @@ from cotlib.prefixes import tree_attention, trees
 
 
 @torch.inference_mode()
-def score(model, tokenizer, prompts, completions, *, max_nodes=1024):
+def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None):
     """Mean log-probability per completion token, in nats.
 
     Prompts are shared between completions and, as far as they begin alike, with each other (see
@@ -18,6 +18,7 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024):
 
     Args:
         prompts, completions: equally long sequences of id lists; completion i follows prompt i.
+        memory: a `prefixes.Memory` of this model: what it knows of the prompts is not read again.
     Returns:
         float64 array, one value per pair.
     Raises:
@@ -31,7 +32,8 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024):
     sequences = [list(prompt) + list(completion) for prompt, completion in zip(prompts, completions)]
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     scores = np.empty(len(sequences))
-    for tree in trees(sequences, max_nodes):
+    # The last token of a prompt is always read: it predicts the first of the completion.
+    for tree in trees(sequences, max_nodes, memory, [len(prompt) - 1 for prompt in prompts]):
         with tree_attention(model):
             hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t of a sequence is predicted from the node before it on the same path.

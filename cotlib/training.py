@@ -199,13 +199,12 @@ class LoraTrainer:
     """A base model with one LoRA adapter that is reset and trained anew for each arm."""
 
     def __init__(self, model_id, settings):
-        self.model_id, self.settings = model_id, settings
+        self.model_id, self.settings, self.on_gpu = model_id, settings, torch.cuda.is_available()
         with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
             from unsloth import FastLanguageModel
 
-            on_gpu = torch.cuda.is_available()
             # Recomputing activations saves memory that a small model on a CPU does not need (1.4 times as fast without).
-            checkpointing = "unsloth" if on_gpu else False
+            checkpointing = "unsloth" if self.on_gpu else False
             model, self.tokenizer = FastLanguageModel.from_pretrained(
                 model_name=models.fetch(model_id), max_seq_length=settings.max_tokens, dtype=models.compute_dtype(),
                 load_in_4bit=False, use_gradient_checkpointing=checkpointing, trust_remote_code=False,
@@ -214,7 +213,7 @@ class LoraTrainer:
                 model, r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, bias="none",
                 target_modules=LINEAR_LAYERS, use_gradient_checkpointing=checkpointing, random_state=0,
             )  # fmt: skip
-        if not on_gpu:
+        if not self.on_gpu:
             lora.merge_layers(self.model)
 
     def reset(self, seed):
@@ -250,7 +249,7 @@ class LoraTrainer:
                     lr_scheduler_type="linear", optim="adamw_torch", max_length=settings.max_tokens, seed=seed,
                     logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
                     dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="group_by_length",
-                    gradient_checkpointing=torch.cuda.is_available(), dataloader_num_workers=0, dataloader_pin_memory=torch.cuda.is_available(),
+                    gradient_checkpointing=self.on_gpu, dataloader_num_workers=0, dataloader_pin_memory=self.on_gpu,
                     bf16=models.compute_dtype() == torch.bfloat16, fp16=models.compute_dtype() == torch.float16,
                 ),
             )  # fmt: skip

@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
-from cotlib import chat, evaluation
-from cotlib.experiment import REASONING_TYPES, Evaluation
+from cotlib import chat, evaluation, prefixes
+from cotlib.experiment import REASONING_TYPES, Evaluation, Experiment
 
 
 def settings(**chosen):
@@ -14,7 +14,7 @@ def settings(**chosen):
 
 def counts(some_settings, tokenizer, questions):
     found = collections.Counter()
-    for identity, mode, measure, *_ in evaluation._cases(some_settings, tokenizer, questions, {}):
+    for identity, mode, measure, *_ in evaluation.cases(some_settings, tokenizer, questions, {}):
         found[identity, mode, measure] += 1
     return found
 
@@ -48,7 +48,7 @@ def test_in_think_mode_answers_stand_behind_the_models_own_closed_trace(smollm2_
     question = questions[0]
     prompts = {
         (mode, measure): smollm2_tokenizer.decode(prompt)
-        for _, mode, measure, _, prompt, _ in evaluation._cases(
+        for _, mode, measure, _, prompt, _ in evaluation.cases(
             settings(), smollm2_tokenizer, [question], {question.id: trace}
         )
     }
@@ -67,3 +67,16 @@ def test_a_rows_stream_depends_on_seed_mode_question_and_sample():
     ]
     assert len({evaluation.row_seed(*part) for part in parts}) == len(parts)
     assert evaluation.row_seed(*parts[0]) == evaluation.row_seed(*parts[0])
+
+
+def test_measures_do_not_depend_on_what_is_remembered_from_sampling(any_model, questions, monkeypatch):
+    model, tokenizer = any_model
+    experiment = Experiment.load("experiments/smoke.yml")
+    some = [questions[0], *[question for question in questions if question.suite == "values"][:1]]
+    rows, responses, _ = evaluation.measure(experiment, model, tokenizer, some, 1)
+    forgetful = prefixes.Memory(0)
+    monkeypatch.setattr(prefixes, "Memory", lambda room: forgetful)
+    again, others, _ = evaluation.measure(experiment, model, tokenizer, some, 1)
+    assert responses == others and not forgetful.rows
+    for one, other in zip(rows, again):
+        assert one == {**other, "value": pytest.approx(other["value"], abs=1e-4)}

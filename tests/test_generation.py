@@ -10,6 +10,7 @@ import torch
 
 from cotlib import chat, generation
 from cotlib.generation import generate
+from cotlib.prefixes import Memory
 
 
 def greedy(model, tokenizer, prompts, **options):
@@ -252,6 +253,16 @@ def test_a_draw_never_takes_a_token_that_cannot_come():
 
     logits = torch.tensor([[0.0, 1.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
     assert generation._choose(logits, 1.0, [Stream(), Stream()]) == [0, 1]
+
+
+def test_a_remembered_prompt_is_continued_as_one_that_is_read(any_model, questions):
+    model, tokenizer = any_model
+    opened = [chat.prompt(tokenizer, question.question, "think") for question in questions[:4]]
+    memory = Memory(1 << 30)
+    first = generate(model, tokenizer, opened, max_new_tokens=8, temperature=1.0, seed=1, memory=memory, rows=3)
+    longer = [[*prompt, *row, 7, 8] for prompt, row in zip(opened, first)] + opened
+    plain = generate(model, tokenizer, longer, max_new_tokens=8, temperature=1.0, seed=2)
+    assert generate(model, tokenizer, longer, max_new_tokens=8, temperature=1.0, seed=2, memory=memory) == plain
 
 
 @pytest.mark.slow

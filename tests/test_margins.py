@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cotlib import chat, margins
+from cotlib import chat, generation, margins, prefixes
 
 
 @torch.inference_mode()
@@ -64,6 +64,22 @@ def test_completions_that_share_prompts_and_beginnings_score_as_one_by_one(tiny_
         [prompt, prompt[:4], prompt[:1], prompt + other[:3]],
         [other, prompt[4:] + other, prompt[1:] + other, other[3:]],
     )
+
+
+def test_prompts_that_were_sampled_from_are_not_read_again_and_score_as_one_by_one(any_model, questions):
+    model, tokenizer = any_model
+    memory = prefixes.Memory(1 << 30)
+    opened = [chat.prompt(tokenizer, question.question, "think") for question in questions[:3]]
+    written = generation.generate(
+        model, tokenizer, opened, max_new_tokens=6, temperature=1.0, seed=1, memory=memory, rows=2
+    )
+    prompts, completions = real_pairs(tokenizer, questions[:2])
+    for start, trace in zip(opened, written):
+        prompts += [start, start + trace + [7, 8], start + trace]
+        completions += [trace + [9], [9, 10], [11]]
+    for prompt, trace in zip(opened, written):
+        assert len(memory.find(prompt + trace)) >= len(prompt + trace) - 1
+    agrees(model, tokenizer, prompts, completions, memory=memory)
 
 
 def test_more_positions_than_one_projection_takes_score_as_one_by_one(tiny_model):

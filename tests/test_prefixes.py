@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib.prefixes import tree_attention, trees
+from cotlib.prefixes import Memory, Past, tree_attention, trees
 
 # Few tokens, so that beginnings are shared; some sequences begin others or stand twice.
 plain = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -93,3 +93,51 @@ def test_a_model_finds_in_a_tree_what_it_finds_in_each_sequence_alone(any_model)
         for index, sequence in enumerate(sequences):
             alone = model.model(input_ids=torch.tensor([sequence]), use_cache=False)[0][0]
             torch.testing.assert_close(hidden[tree.paths[index]], alone, atol=2e-5, rtol=1e-4)
+
+
+# ---- what was read before
+
+
+def reading(model, sequences, room=1 << 30):
+    """A memory of sequences that the model read one by one."""
+    memory = Memory(room)
+    for sequence in sequences:
+        past, place = Past(), torch.arange(len(sequence))[None]
+        with torch.inference_mode():
+            model.model(
+                input_ids=torch.tensor([sequence]), position_ids=place, past_key_values=past, use_cache=False,
+                attention_mask=torch.ones(1, 1, len(sequence), len(sequence), dtype=torch.bool).tril(),
+            )  # fmt: skip
+        memory.add(sequence, [(keys[0], values[0]) for keys, values in past.layers])
+    return memory
+
+
+def test_a_tree_leaves_out_what_is_remembered_and_finds_the_same(any_model):
+    model, _ = any_model
+    generator = torch.Generator().manual_seed(0)
+    common, one, two, new = (torch.randint(3, 1000, (size,), generator=generator).tolist() for size in (70, 40, 9, 200))
+    memory = reading(model, [common + one, common + two])
+    assert memory.find([*common, *two, 5]) == [(0, place) for place in range(70)] + [
+        (1, 70 + place) for place in range(9)
+    ]
+    assert memory.find([2, *common]) == []
+    sequences = [common + one + new[:30], common + two + new, common[:50] + new[:3], new]
+    known = [110, 60, 40, 5]
+    (tree,) = trees(sequences, 10_000, memory, known)
+    distinct = 70 + (40 + 30) + (9 + 200) + 3 + 200
+    # Of the common tokens, the second sequence wants those from the 60th on computed and the third its own from the 40th.
+    assert len(tree.tokens) == distinct - (40 + 10) - 40
+    assert tree.ancestors.shape == (len(tree.tokens), len(tree.tokens) + tree.past[0].shape[2])
+    with torch.inference_mode():
+        with tree_attention(model):
+            hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
+        for index, (sequence, size) in enumerate(zip(sequences, known)):
+            alone = model.model(input_ids=torch.tensor([sequence]), use_cache=False)[0][0]
+            torch.testing.assert_close(hidden[tree.paths[index][size:]], alone[size:], atol=2e-5, rtol=1e-4)
+
+
+def test_a_full_memory_adds_no_more(tiny_model):
+    model, _ = tiny_model
+    bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, float32
+    memory = reading(model, [[5, 6, 7], [8, 9, 10], [8, 9]], room=5 * bytes_per_token)
+    assert len(memory.find([5, 6, 7])) == 3 and len(memory.find([8, 9, 10])) == 2 and memory.room == 0
