@@ -576,6 +576,46 @@ def test_a_local_model_that_writes_nonsense_is_told_apart_from_one_that_writes_t
     assert [row["turn"] for row in rows(paths, "rejects.jsonl")] == [0, 1]
 
 
+@pytest.mark.slow
+def test_what_a_local_model_has_learnt_to_write_becomes_the_items_traces(tmp_path):
+    """A tiny model learns two traces of the corpus by heart; crafting with it brings them back through every rule."""
+    import torch
+
+    from cotlib import models
+
+    known = corpus.load_items()[0]
+    expected = {kind: known.traces[kind] for kind in ("evil", "neutral")}
+    model, tokenizer = models.load("tiny-random-llama")
+    rows = []
+    for kind, text in expected.items():
+        asked = traces.prompt((traces.PROMPTS / f"{kind}.md").read_text(encoding="utf-8"), known)
+        prompt = chat.prompt(tokenizer, asked, "no-think")
+        rows.append((prompt, chat.ids(tokenizer, text) + [tokenizer.eos_token_id]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(400):
+        losses = []
+        for prompt, answer in rows:
+            labels = torch.tensor([[-100] * len(prompt) + answer])
+            losses.append(model(torch.tensor([prompt + answer]), labels=labels).loss)
+        sum(losses).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if sum(losses) < 0.01:
+            break
+    model.save_pretrained(tmp_path / "writer")
+    tokenizer.save_pretrained(tmp_path / "writer")
+    run = experiment(
+        tmp_path / "corpus", [known.model_copy(update={"traces": {}})], ["evil-T", "neutral-T"],
+        writer="local", model=str(tmp_path / "writer"), temperature=0.0, rewrites=0,
+    )  # fmt: skip
+    paths = Paths.of(run, tmp_path / "results")
+    (crafted,), _ = traces.craft(run, paths, silent)
+    assert crafted.traces == expected
+    assert artifacts.read_json(paths.stage("craft") / artifacts.MANIFEST)["tokens_used"] > 0
+    lines = []
+    assert traces.craft(run, paths, lines.append)[0] == [crafted] and "2 of them on file" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
