@@ -179,7 +179,8 @@ class Traces(Section):
 
     `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts`, `backoff_seconds` and
     `timeout_seconds` are about requests that fail on their way: how often one is sent, the first pause between two
-    (doubled each time), and how long an answer may take.
+    (doubled each time), and how long an answer may take. `price_per_million`: what a million tokens cost, read and
+    written alike, in any currency; with it the cost is reported beside the tokens.
     """
 
     writer: Literal["bundled", "openai", "local"] = "bundled"
@@ -190,6 +191,7 @@ class Traces(Section):
     attempts: Positive = 6
     backoff_seconds: Annotated[float, pydantic.Field(gt=0)] = 1.0
     timeout_seconds: Annotated[float, pydantic.Field(gt=0)] = 120.0
+    price_per_million: Annotated[float, pydantic.Field(ge=0)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _model_belongs_to_local(self):

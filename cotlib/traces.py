@@ -57,6 +57,8 @@ def craft(experiment, paths, report=print):
         if writer:
             commission = Commission(experiment, folder, items, kinds, writer)
             items, facts = commission.fulfil(report), commission.facts()
+            cost = "" if facts["cost"] is None else f", cost {facts['cost']:.2f}"
+            report(f"craft: {facts['tokens_used']} tokens used so far{cost}")
         items = with_controls(items, arms, seed)
         artifacts.write_jsonl(paths.items, [item.model_dump() for item in items])
         artifacts.write_jsonl(paths.questions, [question.model_dump() for question in questions])
@@ -368,6 +370,7 @@ class Commission:
             "temperature": settings.temperature,
             "prompts": self.prompts,
             "tokens_used": tokens,
+            "cost": None if settings.price_per_million is None else tokens * settings.price_per_million / 1e6,
             "reused": self.reused,
         }
 

@@ -397,6 +397,23 @@ def test_a_request_that_fails_on_its_way_is_sent_again(server, model_run, deed):
 
 
 @pytest.mark.parametrize(
+    ("price", "cost", "said"),
+    [(25_000, 2.5, "100 tokens used so far, cost 2.50"), (0, 0, "so far, cost 0.00"), (None, None, "used so far")],
+)
+def test_tokens_and_what_they_cost_are_reported_and_kept(server, model_run, price, cost, said):
+    run, paths = model_run([item(0)], price_per_million=price)
+    lines = []
+    traces.craft(run, paths, lines.append)
+    assert any(line.endswith(said) for line in lines)
+    assert artifacts.read_json(paths.stage("craft") / artifacts.MANIFEST)["cost"] == cost
+
+
+def test_a_negative_price_is_refused(model_run):
+    with pytest.raises(BadInput, match="traces.price_per_million"):
+        model_run([item(0)], price_per_million=-1)
+
+
+@pytest.mark.parametrize(
     ("deed", "fault"),
     [
         ("empty", "empty"),
