@@ -100,13 +100,7 @@ class Memory:
 
     def find(self, tokens):
         """Where the beginning of a sequence is remembered: a place per token, as far as it is known."""
-        node, found = -1, []
-        for token in tokens:
-            if (node, token) not in self.children:
-                break
-            node = self.children[node, token]
-            found.append(self.places[node])
-        return found
+        return [self.places[node] for node in _known(self.children, tokens)]
 
     def gather(self, places):
         """Keys and values at these places, in their order: (2, heads, places, width) per layer."""
@@ -171,7 +165,8 @@ def trees(sequences, max_nodes=1024, memory=None, known=None):
         sequence = sequences[index]
         if len(sequence) == 0:
             raise ValueError(f"sequence {index} is empty: a model needs at least one token")
-        if nodes and len(nodes) + len(sequence) > max_nodes and len(nodes) + _missing(children, sequence) > max_nodes:
+        missing = len(sequence) - len(_known(children, sequence))
+        if nodes and len(nodes) + missing > max_nodes:
             flush()
             nodes, paths, children = [], {}, {}
         places = memory.find(sequence[: known[index]]) if memory else []
@@ -190,14 +185,15 @@ def trees(sequences, max_nodes=1024, memory=None, known=None):
     return packed
 
 
-def _missing(children, sequence):
-    node, known = -1, 0
+def _known(children, sequence):
+    """Nodes of the beginning of a sequence that `children`, (node, token) → node, already holds."""
+    node, path = -1, []
     for token in sequence:
         if (node, token) not in children:
             break
-        node = children[(node, token)]
-        known += 1
-    return len(sequence) - known
+        node = children[node, token]
+        path.append(node)
+    return path
 
 
 def _tree(nodes, paths, memory):
