@@ -8,6 +8,7 @@ what it finds.
 import ast
 import contextlib
 import fcntl
+import functools
 import glob
 import hashlib
 import importlib.metadata
@@ -121,18 +122,22 @@ def code_digest(*names):
     A result depends on the code that made it, so this is part of what decides whether it can be kept;
     rewording a comment must not cost a reader a quarter of an hour.
     """
-    trees = []
-    for name in sorted(names):
-        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                    node.body = body[1:] or [ast.Pass()]
-        trees.append(ast.dump(tree))
-    return digest(trees)
+    folder = Path(__file__).parent
+    return digest([_bare_code((folder / f"{name}.py").read_text(encoding="utf-8")) for name in sorted(names)])
 
 
+@functools.cache  # every arm asks for the same modules
+def _bare_code(source):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+@functools.cache
 def versions():
     """Installed versions of the libraries a result depends on: name → version."""
     found = {"python": platform.python_version()}

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 
+import numpy as np
 import torch
 
 ATTENTION = "cotlib_tree"
@@ -50,10 +51,10 @@ class Tree:
         A node looks at its ancestors alone, about a tenth of a tree of a thousand nodes. A run ends where a new
         branch begins, as soon as it is worth a product of its own.
         """
-        start = 0
-        for node in range(1, len(self.tokens) + 1):
-            new_branch = node < len(self.tokens) and not self.ancestors[node, node - 1]
-            if node == len(self.tokens) or node - start >= (BLOCK if new_branch else 3 * BLOCK):
+        start, count = 0, len(self.tokens)
+        goes_on = [*self.ancestors.diagonal(-1)[: count - 1].tolist(), True]
+        for node in range(1, count + 1):
+            if node == count or node - start >= (3 * BLOCK if goes_on[node - 1] else BLOCK):
                 rows = self.ancestors[start:node]
                 seen = rows.any(0).nonzero()[:, 0]
                 yield start, node, seen, torch.zeros(len(rows), len(seen)).masked_fill_(~rows[:, seen], float("-inf"))
@@ -201,11 +202,11 @@ def _tree(nodes, paths, memory):
     remembered = [number for number, node in enumerate(nodes) if node[3] is not None]
     fresh = [number for number, node in enumerate(nodes) if node[3] is None]
     order = fresh + remembered
-    ancestors = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
+    seen = np.eye(len(nodes), dtype=bool)
     for number, (_, parent, _, _) in enumerate(nodes):
         if parent >= 0:
-            ancestors[number] = ancestors[parent]
-        ancestors[number, number] = True
+            seen[number] |= seen[parent]
+    ancestors = torch.from_numpy(seen)
     moved = {number: place for place, number in enumerate(order)}
     return Tree(
         tokens=[nodes[number][0] for number in fresh],
