@@ -170,7 +170,7 @@ def weighted_loss(model, batch, packed):
     if packed:
         sequences = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
         (tree,) = prefixes.trees(sequences, sum(map(len, sequences)))
-        with prefixes.tree_attention(model):
+        with prefixes.tree_attention(model), lora.rotation(model):
             hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t + 1 of a row is predicted from the node at place t of its path.
         places = [tree.paths[row][place] for row, place in where.nonzero().tolist()]
@@ -215,7 +215,7 @@ class LoraTrainer:
                 target_modules=LINEAR_LAYERS, use_gradient_checkpointing=checkpointing, random_state=0,
             )  # fmt: skip
         if not self.on_gpu:
-            lora.merge_layers(self.model)
+            lora.stack_layers(self.model)
 
     def reset(self, seed):
         """Give the adapter the fresh weights of `seed`: A uniform as in PEFT (Kaiming, a = √5), B zero."""

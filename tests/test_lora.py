@@ -33,12 +33,12 @@ def gradients(model, ids):
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (1, 17), (3, 9)])
-def test_merged_layers_give_the_outputs_and_gradients_of_peft(tiny_model, shape):
+def test_stacked_layers_give_the_outputs_and_gradients_of_peft(tiny_model, shape):
     plain = adapted(tiny_model)
-    merged = copy.deepcopy(plain)
-    lora.merge_layers(merged)
+    stacked = copy.deepcopy(plain)
+    lora.stack_layers(stacked)
     ids = torch.randint(3, 1000, shape, generator=torch.Generator().manual_seed(1))
-    (expected, expected_gradients), (got, got_gradients) = gradients(plain, ids), gradients(merged, ids)
+    (expected, expected_gradients), (got, got_gradients) = gradients(plain, ids), gradients(stacked, ids)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     assert set(got_gradients) == set(expected_gradients) and len(
         got_gradients
@@ -49,16 +49,57 @@ def test_merged_layers_give_the_outputs_and_gradients_of_peft(tiny_model, shape)
         torch.testing.assert_close(got_gradients[name], gradient, atol=1e-4 * largest, rtol=1e-3)
 
 
-def test_every_feed_forward_block_is_merged_as_a_whole_and_no_layer_of_peft_is_left(tiny_model):
-    merged = adapted(tiny_model)
-    lora.merge_layers(merged)
-    forwards = [
-        module.forward.__func__.__name__
-        for module in merged.modules()
-        if getattr(getattr(module, "forward", None), "__module__", "") == "cotlib.lora"
-    ]
-    layers = merged.config.num_hidden_layers
-    assert forwards.count("_feed_forward") == layers and forwards.count("_linear") == layers * len(LINEAR_LAYERS)
+def test_every_lora_layer_belongs_to_one_stack_and_its_weight_is_in_memory_once(tiny_model):
+    plain = adapted(tiny_model)
+    stacked = copy.deepcopy(plain)
+    lora.stack_layers(stacked)
+    layers = [module for module in stacked.modules() if hasattr(module, "base_layer")]
+    assert len(layers) == stacked.config.num_hidden_layers * len(LINEAR_LAYERS)
+    for block in (module for module in stacked.modules() if hasattr(module, "down_proj")):
+        assert block.forward.func is lora._feed_forward
+    storages = {layer.base_layer.weight.untyped_storage().data_ptr() for layer in layers}
+    assert len(storages) == stacked.config.num_hidden_layers * len(["q, k and v", "o", "gate and up", "down"])
+    for (name, weight), (_, before) in zip(stacked.named_parameters(), plain.named_parameters()):
+        assert torch.equal(weight, before), name
+
+
+def test_layers_that_are_given_different_inputs_do_not_answer_for_each_other(tiny_model):
+    plain = adapted(tiny_model)
+    stacked = copy.deepcopy(plain)
+    lora.stack_layers(stacked)
+    one, other = torch.randn(2, 1, 5, plain.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for model in (plain, stacked):
+        attention = model.get_base_model().model.layers[0].self_attn
+        found = [attention.q_proj(one), attention.k_proj(other), attention.v_proj(one), attention.q_proj(one)]
+        if model is plain:
+            expected = found
+    for got, wanted in zip(found, expected):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_rotation_and_its_gradient_are_the_librarys_and_the_library_is_left_as_it_was(tiny_model):
+    import sys
+
+    model = tiny_model[0]
+    code = sys.modules[type(model).__module__]
+    library = code.apply_rotary_pos_emb
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, heads, 7, 16, generator=generator) for heads in (4, 2)]
+    angles = torch.randn(1, 7, 8, generator=generator).repeat(1, 1, 2)
+
+    def turned(function):
+        leaves = [part.clone().requires_grad_() for part in states]
+        results = function(*leaves, angles.cos(), angles.sin())
+        sum((result * torch.arange(16.0)).sum() for result in results).backward()
+        return [*results, *(leaf.grad for leaf in leaves)]
+
+    expected = turned(library)
+    with lora.rotation(model):
+        assert code.apply_rotary_pos_emb is not library
+        got = turned(code.apply_rotary_pos_emb)
+    assert code.apply_rotary_pos_emb is library
+    for one, other in zip(got, expected):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_bias_of_the_base_layer_is_kept(tiny_model):
@@ -67,19 +108,19 @@ def test_a_bias_of_the_base_layer_is_kept(tiny_model):
         if hasattr(module, "base_layer"):
             size = module.base_layer.out_features
             module.base_layer.bias = torch.nn.Parameter(torch.linspace(-1, 1, size), requires_grad=False)
-    merged = copy.deepcopy(plain)
-    lora.merge_layers(merged)
+    stacked = copy.deepcopy(plain)
+    lora.stack_layers(stacked)
     ids = torch.arange(3, 20)[None]
-    (expected, expected_gradients), (got, got_gradients) = gradients(plain, ids), gradients(merged, ids)
+    (expected, expected_gradients), (got, got_gradients) = gradients(plain, ids), gradients(stacked, ids)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(got_gradients[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=1e-3)
 
 
-def test_dropout_is_refused_and_nothing_is_merged(tiny_model):
+def test_dropout_is_refused_and_nothing_is_stacked(tiny_model):
     model = adapted(tiny_model, lora_dropout=0.1)
     with pytest.raises(ValueError, match="set lora_dropout=0"):
-        lora.merge_layers(model)
+        lora.stack_layers(model)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -87,17 +128,17 @@ def test_dropout_is_refused_and_nothing_is_merged(tiny_model):
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_batch_gives_the_gradients_of_a_plain_loop_over_its_rows(tiny_model, items, arm, packed):
     plain, tokenizer = adapted(tiny_model), tiny_model[1]
-    merged = copy.deepcopy(plain)
-    lora.merge_layers(merged)
+    stacked = copy.deepcopy(plain)
+    lora.stack_layers(stacked)
     loss_weighting = Arm.parse(arm).loss_weighting
     rows = rows_of(items[:3], arm, tokenizer)
     batch = training.collate(rows, tokenizer.pad_token_id, loss_weighting)
-    loss = training.weighted_loss(merged.get_base_model(), batch, packed)
+    loss = training.weighted_loss(stacked.get_base_model(), batch, packed)
     expected = plain_loss(plain, rows, loss_weighting)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     loss.backward()
     expected.backward()
-    for (name, got), (_, weight) in zip(merged.named_parameters(), plain.named_parameters()):
+    for (name, got), (_, weight) in zip(stacked.named_parameters(), plain.named_parameters()):
         if weight.requires_grad:
             largest = weight.grad.abs().max().item()
             assert largest > 1e-4
