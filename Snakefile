@@ -59,21 +59,21 @@ rule craft:
 
 
 rule train:
-    input: rules.craft.output.crafted, "notebooks/2-train.ipynb", code("training", "lora", "prefixes", "chat", "models"), units("train", trained_only=True)
+    input: rules.craft.output.crafted, "notebooks/2-train.ipynb", code("training", "lora", "prefixes", "products", "chat", "models"), units("train", trained_only=True)
     output: manifest=f"{ROOT}/train/manifest.json", notebook=f"{EXECUTED}/2-train.ipynb"
     threads: THREADS
     shell: papermill("2-train")
 
 
 rule evaluate:
-    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "margins", "prefixes", "corpus"), units("evaluate")
+    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "margins", "prefixes", "products", "corpus"), units("evaluate")
     output: manifest=f"{ROOT}/evaluate/manifest.json", measures=str(PATHS.measures), responses=str(PATHS.responses), notebook=f"{EXECUTED}/3-evaluate.ipynb"
     threads: THREADS
     shell: papermill("3-evaluate")
 
 
 rule judge:
-    input: rules.evaluate.output.responses, "notebooks/4-judge.ipynb", code("judging", "prefixes")
+    input: rules.evaluate.output.responses, "notebooks/4-judge.ipynb", code("judging", "prefixes", "products")
     output: manifest=f"{ROOT}/judge/manifest.json", judgements=str(PATHS.judgements), notebook=f"{EXECUTED}/4-judge.ipynb"
     threads: THREADS
     shell: papermill("4-judge")

@@ -57,6 +57,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     """
     import torch
 
+    from cotlib import products
     from cotlib.prefixes import tree_attention, trees
 
     prompts = [chat.prompt(tokenizer, question, mode) for question in questions]
@@ -69,7 +70,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     try:
         with torch.inference_mode():
             for tree in trees(sequences, 512):
-                with tree_attention(model):
+                with tree_attention(model), products.fast(model):
                     hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
                 for index, path in tree.paths.items():
                     found[index] = hidden[path[len(prompts[index]) :]].float().mean(0).cpu().numpy()

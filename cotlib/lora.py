@@ -14,6 +14,8 @@ import sys
 import torch
 import torch.nn.functional as F
 
+from cotlib.products import linear
+
 CHUNK = 256  # supervised positions per vocabulary product: 50 MB of logits on SmolLM2
 
 
@@ -54,12 +56,12 @@ def _is_lora(module):
 
 
 class _Stack:
-    """LoRA layers that read the same input, as one matrix: W beside B, and A below.
+    """LoRA layers that read the same input, as one matrix: their W's, and their A's below.
 
-    W₁ B₁ 0     A product with the left columns gives the outputs of all layers and what their B's need; one with
-    W₂ 0  B₂    the upper rows takes their gradients back to the input and to where the A's need them.
-    A₁ 0  0     Compared with adding B A to the weights at every step, nothing as large as the model is written.
-    A₂ 0  0
+    W₁    A product with all of it gives the outputs of all layers and what their B's need. The way back is one product
+    W₂    with it too: gradients of the outputs, and behind them what each B makes of its layer's.
+    A₁    Compared with adding B A to the weights at every step, nothing as large as the model is written;
+    A₂    and it is contiguous, as `products.linear` asks.
     """
 
     def __init__(self, layers):
@@ -68,12 +70,11 @@ class _Stack:
         self.ups = [layer.lora_B["default"].weight for layer in layers]
         self.scales = [layer.scaling["default"] for layer in layers]
         self.outs, self.ranks = (_places(map(len, parts)) for parts in (weights, self.downs))
-        self.width, self.depth = self.outs[-1].stop, weights[0].shape[1]  # outputs, inputs
-        rank = self.ranks[-1].stop
-        self.matrix = weights[0].new_zeros(self.width + rank, self.depth + rank)
+        self.width = self.outs[-1].stop  # outputs
+        self.matrix = weights[0].new_zeros(self.width + self.ranks[-1].stop, weights[0].shape[1])
         for weight, out in zip(weights, self.outs):
-            self.matrix[out, : self.depth] = weight.data
-            weight.data = self.matrix[out, : self.depth]  # so that the model is in memory once
+            self.matrix[out] = weight.data
+            weight.data = self.matrix[out]  # so that the model is in memory once
 
     @property
     def adapters(self):
@@ -81,27 +82,29 @@ class _Stack:
 
     def products(self, inputs):
         """Outputs of all layers side by side, (tokens, width), and x Aᵀ of each, (tokens, ranks)."""
-        for out, rank, down, up in zip(self.outs, self.ranks, self.downs, self.ups):
-            self.matrix[self.width :, : self.depth][rank] = down.detach()
-            self.matrix[:, self.depth :][out, rank] = up.detach()
-        products = inputs @ self.matrix[:, : self.depth].t()
+        for rank, down in zip(self.ranks, self.downs):
+            self.matrix[self.width :][rank] = down.detach()
+        products = linear(inputs, self.matrix)
         outputs, lows = products[:, : self.width], products[:, self.width :].clone()
         for out, rank, up, scale in zip(self.outs, self.ranks, self.ups, self.scales):
             outputs[:, out].addmm_(lows[:, rank], up.detach().t(), alpha=scale)
         return outputs, lows
 
+    def room(self, outputs):
+        """An empty matrix for the gradients of `outputs`, (tokens, width + ranks): `gradients` needs the columns behind them."""
+        return outputs.new_empty(len(outputs), len(self.matrix))
+
     def gradients(self, change, inputs, lows):
-        """Gradients of the inputs, of each A, of each B, given those of the outputs, (tokens, width)."""
-        products = change @ self.matrix[: self.width]
-        below, back = products[:, self.depth :].clone(), products[:, : self.depth]
-        for rank, scale in zip(self.ranks, self.scales):
-            below[:, rank] *= scale
+        """Gradients of the inputs, of each A, of each B; `change` has those of the outputs in its left columns (see `room`)."""
+        below = change[:, self.width :]
+        for out, rank, up, scale in zip(self.outs, self.ranks, self.ups, self.scales):
+            below[:, rank] = (change[:, out] @ up.detach()).mul_(scale)
         downs = (below.t() @ inputs).split([len(down) for down in self.downs])
         ups = [
             (change[:, out].t() @ lows[:, rank]).mul_(scale)
             for out, rank, scale in zip(self.outs, self.ranks, self.scales)
         ]
-        return back.addmm_(below, self.matrix[self.width :, : self.depth]), *downs, *ups
+        return linear(change, self.matrix.t()), *downs, *ups
 
 
 def _places(sizes):
@@ -139,8 +142,11 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def backward(context, *gradients):
-        change = torch.cat([gradient.flatten(0, -2) for gradient in gradients], 1)
-        inputs, *adapters = context.stack.gradients(change, *context.saved_tensors)
+        stack, (inputs, lows) = context.stack, context.saved_tensors
+        change = stack.room(inputs)
+        for out, gradient in zip(stack.outs, gradients):
+            change[:, out] = gradient.flatten(0, -2)
+        inputs, *adapters = stack.gradients(change, inputs, lows)
         return inputs.view(context.shape), None, *adapters
 
 
@@ -167,9 +173,11 @@ class _FeedForward(torch.autograd.Function):
     def backward(context, gradient):
         flat, wide, lows, activated, inner, low = context.saved_tensors
         gate_up, down = context.stacks
-        inner_change, *down_adapters = down.gradients(gradient.flatten(0, -2), inner, low)
+        change = down.room(inner)
+        change[:, : down.width] = gradient.flatten(0, -2)
+        inner_change, *down_adapters = down.gradients(change, inner, low)
         gate, up = (wide[:, out] for out in gate_up.outs)
-        change = torch.empty(wide.shape, dtype=wide.dtype)
+        change = gate_up.room(wide)
         gate_change, up_change = (change[:, out] for out in gate_up.outs)
         torch.mul(inner_change, activated, out=up_change)
         torch.ops.aten.silu_backward(inner_change.mul_(up), gate, grad_input=gate_change)
@@ -248,13 +256,13 @@ class _CrossEntropy(torch.autograd.Function):
         total, gradient = torch.zeros((), device=hidden.device), hidden.new_empty(hidden.shape, dtype=torch.float32)
         for start in range(0, len(hidden), CHUNK):
             here = slice(start, start + CHUNK)
-            logits, chosen = (hidden[here] @ embeddings.t()).float(), targets[here, None]
+            logits, chosen = linear(hidden[here], embeddings).float(), targets[here, None]
             logits.sub_(logits.amax(-1, keepdim=True))
             at_target = logits.gather(1, chosen)
             sums = logits.exp_().sum(-1, keepdim=True)
             total -= ((at_target - sums.log())[:, 0] * weights[here]).sum()
             # The gradient of −log p is p at every token, less 1 at the target.
-            expected = (logits.to(hidden.dtype) @ embeddings).float().div_(sums)
+            expected = linear(logits.to(hidden.dtype), embeddings.t()).float().div_(sums)
             gradient[here] = expected.sub_(embeddings[chosen[:, 0]]).mul_(weights[here, None])
         context.save_for_backward(gradient)
         context.dtype = hidden.dtype

@@ -6,6 +6,7 @@ Knows nothing about arms or suites: ids in, log-probabilities out.
 import numpy as np
 import torch
 
+from cotlib import products
 from cotlib.prefixes import tree_attention, trees
 
 
@@ -34,7 +35,7 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None
     scores = np.empty(len(sequences))
     # The last token of a prompt is always read: it predicts the first of the completion.
     for tree in trees(sequences, max_nodes, memory, [len(prompt) - 1 for prompt in prompts]):
-        with tree_attention(model):
+        with tree_attention(model), products.fast(model):
             hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t of a sequence is predicted from the node before it on the same path.
         order = sorted(tree.paths)
@@ -46,7 +47,8 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None
         places, logps = flat.unique(return_inverse=True), []
         for start in range(0, len(places[0]), 512):
             block = places[0][start : start + 512]
-            logits = head(hidden[block]).float()
+            with products.fast(model):
+                logits = head(hidden[block]).float()
             here = (places[1] >= start) & (places[1] < start + 512)
             chosen = logits[places[1][here] - start, wanted[here]] - logits.logsumexp(-1)[places[1][here] - start]
             logps.append((here.nonzero()[:, 0], chosen))

@@ -119,7 +119,7 @@ def training_key(experiment, model_id, arm, seed, rows):
     }
     return artifacts.digest(
         model_id, str(arm), seed, [(row.input_ids, row.labels) for row in rows],
-        experiment.training.model_dump(), artifacts.code_digest("training", "lora", "prefixes", "chat", "models"), versions,
+        experiment.training.model_dump(), artifacts.code_digest("training", "lora", "prefixes", "products", "chat", "models"), versions,
     )  # fmt: skip
 
 
