@@ -5,11 +5,13 @@ The grid itself is the Snakefile's; there is no loop over notebooks here.
 
 import subprocess
 import sys
+import time
 
-from cotlib import book, judging, models, traces
+from cotlib import artifacts, book, judging, models, traces
 from cotlib.experiment import ROOT, BadInput, Experiment, Paths
 
 DEMO = "demo"  # the experiment whose executed notebooks are the committed book
+WHOLE_RUN = "run.json"
 
 
 def check(experiment):
@@ -23,13 +25,15 @@ def check(experiment):
 def run(file, snakemake):
     """Run an experiment's workflow, build its book, and say where that lies. Returns the exit code.
 
+    A run that began with nothing and was not interrupted leaves how long it took (`run.json`).
+
     Args:
         snakemake: the command, as a list.
     """
     experiment = Experiment.load(file)
     check(experiment)
     paths = Paths.of(experiment)
-    before = _modified(paths.findings)
+    before, whole, started = _modified(paths.findings), not paths.root.exists(), time.time()
     code = subprocess.run(snakemake, check=False).returncode
     if code:
         print(
@@ -53,6 +57,11 @@ def run(file, snakemake):
             book.publish(paths.root / "notebooks", book.EXECUTED)
         print("book: building", flush=True)
         book.build(paths.root / "notebooks", output)
+        if whole:
+            artifacts.write_json(
+                paths.root / WHOLE_RUN,
+                {"experiment": experiment.model_dump(), "seconds": round(time.time() - started, 1)},
+            )
     print(f"findings: {paths.findings}\nbook: {page}")
     return 0
 
