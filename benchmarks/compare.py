@@ -2,7 +2,7 @@
 
 Answers "is the whole faster than it was", which no comparison of single parts does.
     python benchmarks/compare.py COMMIT [--arms QA evil-QTA] [--rounds 2]
-Takes COMMIT's demo, of it these arms and `base`, and prints the seconds of both sides.
+Takes COMMIT's demo, of it these arms and `base`, prints the seconds of both sides, and records them beside what `run.py` measures.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import run
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -67,23 +68,29 @@ def main():
     parser.add_argument("--arms", nargs="+", default=["QA", "evil-QTA"])
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    settings = yaml.safe_load(git("show", f"{options.commit}:experiments/demo.yml")) | {"arms": options.arms}
-    ratios = []
+    settings = yaml.safe_load(git("show", f"{options.commit}:experiments/demo.yml"))
+    settings["arms"] = settings["arms"] if options.arms == ["all"] else options.arms
+    names = ("training", "evaluation", "both")
+    rounds = []
     with checkout(options.commit) as before, tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         yaml.safe_dump(settings, file)
         file.flush()
         for number in range(options.rounds):
             found = {folder: seconds(folder, file.name) for folder in (before, ROOT)[:: 1 if number % 2 == 0 else -1]}
-            ratios.append({name: found[before][name] / found[ROOT][name] for name in found[ROOT]})
-            ratios[-1]["both"] = sum(found[before].values()) / sum(found[ROOT].values())
-            for name, ratio in ratios[-1].items():
-                values = [found[side].get(name, sum(found[side].values())) for side in (before, ROOT)]
-                print(
-                    f"round {number + 1}, {name}: {values[0]:.0f} s before, {values[1]:.0f} s now, {ratio:.2f}",
-                    flush=True,
-                )
-    for name in ratios[0]:
-        print(f"{name}: {statistics.median(ratio[name] for ratio in ratios):.2f} times as fast")
+            rounds.append([{**side, "both": sum(side.values())} for side in (found[before], found[ROOT])])
+            for name in names:
+                old, new = (side[name] for side in rounds[-1])
+                print(f"round {number + 1}, {name}: {old:.0f} s before, {new:.0f} s now, {old / new:.2f}", flush=True)
+    ratios = {name: [old[name] / new[name] for old, new in rounds] for name in names}
+    for name in names:
+        print(f"{name}: {statistics.median(ratios[name]):.2f} times as fast")
+    run.record({
+        "before": {
+            "commit": options.commit, "arms": settings["arms"],
+            "before": statistics.median(old["both"] for old, _ in rounds), "now": statistics.median(new["both"] for _, new in rounds),
+            "ratio": statistics.median(ratios["both"]), "lowest": min(ratios["both"]), "highest": max(ratios["both"]), "rounds": len(rounds),
+        }
+    })  # fmt: skip
 
 
 if __name__ == "__main__":
