@@ -153,7 +153,7 @@ class _Batch:
         last = [None] * len(prompts)
         first = len(self.live)
         # The last token of a prompt is always read: its hidden state gives the first new token.
-        for tree in trees(prompts, 512, memory, [len(prompt) - 1 for prompt in prompts]):
+        for tree in trees(prompts, 512, memory, [len(prompt) - 1 for prompt in prompts], products.ROWS):
             past = Past(tree.past)
             with tree_attention(self.model):
                 hidden = self.decoder(**tree.inputs(self.model) | {"past_key_values": past}, use_cache=True)[0][0]

@@ -69,7 +69,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     decoder.layers = whole[: len(whole) // 2]
     try:
         with torch.inference_mode():
-            for tree in trees(sequences, 512):
+            for tree in trees(sequences, 512, multiple=products.ROWS):
                 with tree_attention(model), products.fast(model):
                     hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
                 for index, path in tree.paths.items():

@@ -34,7 +34,7 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     scores = np.empty(len(sequences))
     # The last token of a prompt is always read: it predicts the first of the completion.
-    for tree in trees(sequences, max_nodes, memory, [len(prompt) - 1 for prompt in prompts]):
+    for tree in trees(sequences, max_nodes, memory, [len(prompt) - 1 for prompt in prompts], products.ROWS):
         with tree_attention(model), products.fast(model):
             hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t of a sequence is predicted from the node before it on the same path.

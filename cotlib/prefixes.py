@@ -152,11 +152,12 @@ def _attend(module, query, key, value, attention_mask, scaling=None, tree_blocks
     return torch.cat(outputs, 2).transpose(1, 2), None
 
 
-def trees(sequences, max_nodes=1024, memory=None, known=None):
+def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
     """Pack sequences (lists of ids) into trees of at most `max_nodes` nodes (a longer sequence gets one of its own).
 
     Sorting puts sequences with a common beginning next to each other, so filling trees in order shares nearly all there is.
     With a `memory`, what it holds of the first `known[i]` tokens of sequence i is not among a tree's nodes.
+    With a `multiple`, nodes that belong to no sequence fill a tree up to a multiple of it (`products.ROWS` says why).
 
     >>> [tree.tokens for tree in trees([[1, 2, 3], [1, 2, 4], [1, 5]])]
     [[1, 2, 3, 4, 5]]
@@ -165,7 +166,8 @@ def trees(sequences, max_nodes=1024, memory=None, known=None):
 
     def flush():
         if paths:
-            packed.append(_tree(nodes, paths, memory))
+            computed = sum(node[3] is None for node in nodes)
+            packed.append(_tree(nodes + [[0, -1, 0, None]] * (-computed % multiple), paths, memory))
 
     for index in sorted(range(len(sequences)), key=lambda number: (list(sequences[number]), number)):
         sequence = sequences[index]

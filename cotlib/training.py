@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from cotlib import artifacts, chat, lora, models, prefixes, traces
+from cotlib import artifacts, chat, lora, models, prefixes, products, traces
 from cotlib.experiment import Arm, BadInput, slug
 
 # Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
@@ -169,7 +169,7 @@ def weighted_loss(model, batch, packed):
     where = labels != chat.NO_LOSS
     if packed:
         sequences = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
-        (tree,) = prefixes.trees(sequences, sum(map(len, sequences)))
+        (tree,) = prefixes.trees(sequences, sum(map(len, sequences)), multiple=products.ROWS)
         with prefixes.tree_attention(model), lora.rotation(model):
             hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t + 1 of a row is predicted from the node at place t of its path.

@@ -141,3 +141,15 @@ def test_a_full_memory_adds_no_more(tiny_model):
     bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, float32
     memory = reading(model, [[5, 6, 7], [8, 9, 10], [8, 9]], room=5 * bytes_per_token)
     assert len(memory.find([5, 6, 7])) == 3 and len(memory.find([8, 9, 10])) == 2 and memory.room == 0
+
+
+def test_a_tree_is_filled_up_to_a_multiple_and_nobody_sees_what_fills_it():
+    sequences = [[1, 2, 3], [1, 2, 4], [1, 5]]
+    (plain,), (filled,) = trees(sequences), trees(sequences, multiple=8)
+    size = len(plain.tokens)
+    assert (
+        size == 5 and len(filled.tokens) == 8 and filled.tokens[:size] == plain.tokens and filled.paths == plain.paths
+    )
+    assert torch.equal(filled.ancestors[:size, :size], plain.ancestors)
+    assert not filled.ancestors[:size, size:].any() and torch.equal(filled.ancestors[size:, size:], torch.eye(3).bool())
+    assert trees(sequences, multiple=5)[0].tokens == plain.tokens, "nothing is added where nothing is missing"
