@@ -402,7 +402,7 @@ def record(found):
     results = artifacts.read_json(RESULTS) if RESULTS.is_file() else {}
     results |= found | {"hardware": artifacts.hardware(), "versions": artifacts.versions()}
     artifacts.write_json(RESULTS, results)
-    RESULTS_TABLE.write_text(table(results), encoding="utf-8")
+    RESULTS_TABLE.write_text(table(artifacts.read_json(RESULTS)), encoding="utf-8")
 
 
 PARTS = {
