@@ -153,7 +153,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, tree_blocks
 
 
 def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
-    """Pack sequences (lists of ids) into trees of at most `max_nodes` nodes (a longer sequence gets one of its own).
+    """Pack sequences (lists of ids) into trees of at most `max_nodes` nodes (a longer sequence gets one of its own), one after the other.
 
     Sorting puts sequences with a common beginning next to each other, so filling trees in order shares nearly all there is.
     With a `memory`, what it holds of the first `known[i]` tokens of sequence i is not among a tree's nodes.
@@ -162,12 +162,11 @@ def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
     >>> [tree.tokens for tree in trees([[1, 2, 3], [1, 2, 4], [1, 5]])]
     [[1, 2, 3, 4, 5]]
     """
-    packed, nodes, paths, children = [], [], {}, {}
+    nodes, paths, children = [], {}, {}
 
-    def flush():
-        if paths:
-            computed = sum(node[3] is None for node in nodes)
-            packed.append(_tree(nodes + [[0, -1, 0, None]] * (-computed % multiple), paths, memory))
+    def finished():
+        computed = sum(node[3] is None for node in nodes)
+        return _tree(nodes + [[0, -1, 0, None]] * (-computed % multiple), paths, memory)
 
     for index in sorted(range(len(sequences)), key=lambda number: (list(sequences[number]), number)):
         sequence = sequences[index]
@@ -175,7 +174,7 @@ def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
             raise ValueError(f"sequence {index} is empty: a model needs at least one token")
         missing = len(sequence) - len(_known(children, sequence))
         if nodes and len(nodes) + missing > max_nodes:
-            flush()
+            yield finished()
             nodes, paths, children = [], {}, {}
         places = memory.find(sequence[: known[index]]) if memory else []
         node, path = -1, []
@@ -189,8 +188,8 @@ def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
                 nodes[node][3] = None
             path.append(node)
         paths[index] = path
-    flush()
-    return packed
+    if paths:
+        yield finished()
 
 
 def _known(children, sequence):

@@ -18,7 +18,8 @@ MEASURED = "products.json"
 # One that is hardly faster may be the slower one tomorrow, and results should not change in their last digits with it.
 WORTH_IT = 1.15
 FEW_ROWS = 256
-# oneDNN compiles a product anew for each number of rows, which takes 2 ms and keeps 1.5 MB: whoever can, rounds up to a multiple of this.
+# oneDNN compiles a product anew for each number of rows, which takes 2 ms and keeps 1.5 MB: rows are filled up to a multiple of this.
+# Trees come filled, so that it costs them no copy.
 ROWS = 32
 
 
@@ -42,7 +43,14 @@ def _for_onednn(inputs, weight):
 
 
 def _onednn(inputs, weight):
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, None, "none", [], "")
+    filled = _filled(inputs)
+    return torch.ops.mkldnn._linear_pointwise(filled, weight, None, "none", [], "")[: len(inputs)]
+
+
+def _filled(rows):
+    """The rows, and empty ones up to a multiple of `ROWS`."""
+    missing = -len(rows) % ROWS
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 @contextlib.contextmanager
@@ -66,17 +74,12 @@ def fast(model):
 
 def _forward(layer, inputs):
     flat = inputs.flatten(0, -2)
-    rows, onednn = len(flat), _for_onednn(flat, layer.weight)
-    if rows <= FEW_ROWS and rows % 16:
-        # Kernels work on 16 rows at a time, 30 take longer than 32; and oneDNN compiles one for each number of rows.
-        flat = torch.nn.functional.pad(flat, (0, 0, 0, -rows % 16))
-    if onednn:
-        products = _onednn(flat, layer.weight)
-    elif rows <= FEW_ROWS:
-        products = (layer.weight @ flat.t()).t()
+    if _for_onednn(flat, layer.weight) or len(flat) > FEW_ROWS:
+        products = linear(flat, layer.weight)
     else:
-        products = flat @ layer.weight.t()
-    return products[:rows].unflatten(0, inputs.shape[:-1])
+        # MKL's kernels work on 16 rows at a time: 30 take longer than 32.
+        products = (layer.weight @ _filled(flat).t()).t()[: len(flat)]
+    return products.unflatten(0, inputs.shape[:-1])
 
 
 @functools.cache
@@ -85,15 +88,25 @@ def prefers_onednn():
     file = models.cache_folder() / MEASURED
     machine = artifacts.digest(artifacts.hardware(), artifacts.versions()["torch"])
     with artifacts.lock(file):
-        try:
-            known = dict(artifacts.read_json(file))
-        except (OSError, ValueError, TypeError):
-            known = {}  # never measured, or damaged
+        known = _known(file)
         if machine not in known:
             known[machine] = measured()
             artifacts.write_json(file, known)
         speeds = known[machine]
     return speeds["onednn"] >= WORTH_IT * speeds["torch"]
+
+
+def _known(file):
+    """Speeds by machine, as far as the file holds them: what was never measured or is damaged is measured again."""
+    try:
+        found = dict(artifacts.read_json(file))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return {
+        machine: speeds
+        for machine, speeds in found.items()
+        if isinstance(speeds, dict) and all(isinstance(speeds.get(side), float) for side in ("torch", "onednn"))
+    }
 
 
 def measured(rows=512, outputs=1536, depth=576, rounds=5, products=20):

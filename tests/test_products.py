@@ -1,6 +1,7 @@
 """`products` gives PyTorch's own products, whichever side computes them, and asks a machine once which is faster."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -53,21 +54,37 @@ def test_a_model_computes_the_same_while_its_products_are_fast_and_is_left_as_it
     assert not any("forward" in vars(layer) for layer in model.modules())
 
 
-@pytest.mark.parametrize("damaged", [None, "", "[]", '{"another machine": {}}'])
-def test_a_machine_is_measured_once_and_its_answer_kept(monkeypatch, tmp_path, damaged):
+OTHERS = {"another machine": {"torch": 200.0, "onednn": 100.0}}
+
+
+@pytest.mark.parametrize("found", [None, "", "[]", OTHERS, OTHERS | {"this": {}}, OTHERS | {"this": {"torch": "1"}}])
+def test_a_machine_is_measured_once_and_its_answer_kept(monkeypatch, tmp_path, found):
     monkeypatch.setenv("COTLIB_CACHE", str(tmp_path))
-    if damaged is not None:
-        (tmp_path / products.MEASURED).write_text(damaged)
+    monkeypatch.setattr(artifacts, "digest", lambda *_: "this")
+    if found is not None:
+        (tmp_path / products.MEASURED).write_text(found if isinstance(found, str) else json.dumps(found))
     ask, answers = products.prefers_onednn.__wrapped__, []
     for speeds in ({"torch": 100.0, "onednn": 114.0}, {"torch": 100.0, "onednn": 300.0}):
         monkeypatch.setattr(products, "measured", lambda speeds=speeds: speeds)
         answers.append(ask())
     assert answers == [False, False], "what was measured first is kept"
     known = artifacts.read_json(models.cache_folder() / products.MEASURED)
-    assert {"torch": 100.0, "onednn": 114.0} in known.values()
-    assert ("another machine" in known) == (damaged is not None and "another" in damaged), (
-        "other machines' are kept too"
+    others = OTHERS if isinstance(found, dict) else {}
+    assert known == others | {"this": {"torch": 100.0, "onednn": 114.0}}, "and so are other machines' speeds"
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 300])
+def test_onednn_meets_few_different_numbers_of_rows(monkeypatch, tiny_model, rows):
+    met = []
+    operator = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda *given: met.append(len(given[0])) or operator(*given)
     )
+    with torch.inference_mode(), products.fast(tiny_model[0]):
+        logits = tiny_model[0](torch.ones(1, rows, dtype=torch.int64)).logits
+    assert logits.shape[1] == rows
+    assert met and not any(number % products.ROWS for number in met)
 
 
 def test_onednn_is_preferred_where_it_is_clearly_faster(monkeypatch, tmp_path):
