@@ -1,96 +1,81 @@
-"""An earlier commit against the working tree: the same arms, items, epochs and questions, trained and evaluated in turns.
+"""An earlier commit against this one: `make run` of the same experiment, in turns.
 
 Answers "is the whole faster than it was", which no comparison of single parts does.
-    python benchmarks/compare.py COMMIT [--arms QA evil-QTA] [--rounds 2]
-Takes COMMIT's demo, of it these arms and `base`, prints the seconds of both sides, and records them beside what `run.py` measures.
+    python benchmarks/compare.py COMMIT [--arms QA evil-QTA] [--rounds 1]
+Takes COMMIT's demo, of it these arms (all, if not told), clones both commits and installs each as its README says, which is not timed.
+Prints the seconds of both sides and records them beside what `run.py` measures. What is not committed is not measured.
 """
 
 import argparse
-import contextlib
-import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
 import run
 import yaml
 
-ROOT = Path(__file__).parents[1]
-MEASURED = """
-import json, sys, time
-from cotlib import evaluation, traces, training
-from cotlib.experiment import Experiment, Paths
-experiment = Experiment.load(sys.argv[1])
-paths = Paths.of(experiment, sys.argv[2])
-traces.craft(experiment, paths, lambda line: None)
-seconds = {}
-for name, stage in (("training", training), ("evaluation", evaluation)):
-    started = time.time()
-    stage.run(experiment, paths, report=lambda line: None)
-    seconds[name] = time.time() - started
-print(json.dumps(seconds))
-"""
+from cotlib.experiment import ROOT
+
+EXPERIMENT = "experiments/demo.yml"
 
 
 def git(*arguments):
     return subprocess.run(["git", "-C", ROOT, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-@contextlib.contextmanager
-def checkout(commit):
-    """A folder with the files of `commit`, while the block lasts."""
-    with tempfile.TemporaryDirectory() as folder:
-        git("worktree", "add", "--detach", f"{folder}/before", commit)
-        try:
-            yield Path(folder) / "before"
-        finally:
-            git("worktree", "remove", "--force", f"{folder}/before")
-
-
-def seconds(folder, experiment):
-    """Seconds of training and of evaluation with the code in `folder`; an import and a model load are part of each."""
-    with tempfile.TemporaryDirectory() as results:
-        command = [sys.executable, "-c", MEASURED, experiment, results]
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True
-        )
+def make(folder, *arguments):
+    """Run make in a folder as from a fresh shell; SystemExit with its last lines if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    done = subprocess.run(["make", "-C", folder, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{folder}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise SystemExit(f"make {' '.join(arguments)} in {folder}:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def installed(folder, commit, experiment):
+    """A clone of `commit` with its environment, whose demo is `experiment` (the text of its file)."""
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    subprocess.run(["git", "-C", folder, "checkout", "--quiet", commit], check=True)
+    (folder / EXPERIMENT).write_text(experiment, encoding="utf-8")
+    make(folder, "craft")  # converts the model, which is a part of installing; `seconds` removes what else it makes
+    return folder
+
+
+def seconds(folder):
+    """Seconds of `make run` from no results."""
+    make(folder, "clean")
+    started = time.perf_counter()
+    make(folder, "run")
+    return time.perf_counter() - started
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit")
-    parser.add_argument("--arms", nargs="+", default=["QA", "evil-QTA"])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    settings = yaml.safe_load(git("show", f"{options.commit}:experiments/demo.yml"))
-    settings["arms"] = settings["arms"] if options.arms == ["all"] else options.arms
-    names = ("training", "evaluation", "both")
-    rounds = []
-    with checkout(options.commit) as before, tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
-        yaml.safe_dump(settings, file)
-        file.flush()
+    settings = yaml.safe_load(git("show", f"{options.commit}:{EXPERIMENT}"))
+    settings["arms"] = options.arms or settings["arms"]
+    experiment = yaml.safe_dump(settings)
+    before, now = git("rev-parse", "--short", options.commit).strip(), git("rev-parse", "--short", "HEAD").strip()
+    took = {before: [], now: []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {commit: installed(Path(temporary) / commit, commit, experiment) for commit in took}
         for number in range(options.rounds):
-            found = {folder: seconds(folder, file.name) for folder in (before, ROOT)[:: 1 if number % 2 == 0 else -1]}
-            rounds.append([{**side, "both": sum(side.values())} for side in (found[before], found[ROOT])])
-            for name in names:
-                old, new = (side[name] for side in rounds[-1])
-                print(f"round {number + 1}, {name}: {old:.0f} s before, {new:.0f} s now, {old / new:.2f}", flush=True)
-    ratios = {name: [old[name] / new[name] for old, new in rounds] for name in names}
-    for name in names:
-        print(f"{name}: {statistics.median(ratios[name]):.2f} times as fast")
+            for commit in list(took)[:: 1 if number % 2 == 0 else -1]:
+                took[commit].append(seconds(folders[commit]))
+                print(f"round {number + 1}: {commit} {took[commit][-1]:.0f} s", flush=True)
+    ratios = [old / new for old, new in zip(took[before], took[now])]
     run.record({
         "before": {
-            "commit": options.commit, "arms": settings["arms"],
-            "before": statistics.median(old["both"] for old, _ in rounds), "now": statistics.median(new["both"] for _, new in rounds),
-            "ratio": statistics.median(ratios["both"]), "lowest": min(ratios["both"]), "highest": max(ratios["both"]), "rounds": len(rounds),
+            "commit": before, "arms": len(settings["arms"]), "theirs": statistics.median(took[before]), "ours": statistics.median(took[now]),
+            "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": options.rounds,
         }
     })  # fmt: skip
+    print(f"{statistics.median(ratios):.2f} times as fast")
 
 
 if __name__ == "__main__":

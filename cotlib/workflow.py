@@ -22,17 +22,18 @@ def check(experiment):
     judging.check(experiment)
 
 
-def run(file, snakemake):
+def run(file, snakemake, results="results"):
     """Run an experiment's workflow, build its book, and say where that lies. Returns the exit code.
 
     A run that began with nothing and was not interrupted leaves how long it took (`run.json`).
 
     Args:
         snakemake: the command, as a list.
+        results: the folder that the command writes to.
     """
     experiment = Experiment.load(file)
     check(experiment)
-    paths = Paths.of(experiment)
+    paths = Paths.of(experiment, results)
     before, whole, started = _modified(paths.findings), not paths.root.exists(), time.time()
     code = subprocess.run(snakemake, check=False).returncode
     if code:

@@ -137,11 +137,31 @@ def test_responses_are_kept_with_what_is_needed_to_score_them_again(smoke):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The small experiment, run without a break."""
+    """The small experiment, run without a break as `make run` does it."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run(snakemake(small(folder), folder))
-    assert done.returncode == 0, done.stdout + done.stderr
+    file = small(folder)
+    assert workflow.run(file, ["env", f"PATH={ENVIRONMENT['PATH']}", *snakemake(file, folder)], str(folder)) == 0
     return folder / "small"
+
+
+def test_a_run_from_nothing_leaves_how_long_it_took_and_one_that_goes_on_does_not(whole, tmp_path, capfd):
+    took = json.loads((whole / workflow.WHOLE_RUN).read_text())
+    stages = [json.loads((whole / stage / "manifest.json").read_text())["seconds"] for stage in ("train", "evaluate")]
+    assert took["seconds"] > sum(stages) > 0
+    assert took["experiment"]["name"] == "small"
+    shutil.copytree(whole, tmp_path / "small")
+    (tmp_path / "small" / workflow.WHOLE_RUN).unlink()
+    (tmp_path / "small" / "findings.json").unlink()
+    file = small(tmp_path)
+    again = ["env", f"PATH={ENVIRONMENT['PATH']}", *snakemake(file, tmp_path)]
+    assert workflow.run(file, again, str(tmp_path)) == 0
+    assert (tmp_path / "small" / "findings.json").exists()
+    assert not (tmp_path / "small" / workflow.WHOLE_RUN).exists(), (
+        "a run that had something to go on from is no measure"
+    )
+    assert "nothing to be done" not in capfd.readouterr().out
+    assert workflow.run(file, again, str(tmp_path)) == 0
+    assert "nothing to be done" in capfd.readouterr().out
 
 
 def test_a_killed_run_resumes_and_finds_the_same_as_an_unbroken_one(tmp_path, whole):
