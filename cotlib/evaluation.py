@@ -52,6 +52,7 @@ def evaluate(experiment, paths, jobs, questions, report=print):
             _, model, tokenizer = loaded
             with models.adapted(model, adapter if arm.trained else None) as adapted:
                 rows, responses, tokens = measure(experiment, adapted, tokenizer, questions, seed)
+            artifacts.release_memory()
             seconds = time.time() - started
             with artifacts.atomic_folder(folder) as temporary:
                 frame = pd.DataFrame(rows).assign(arm=str(arm), seed=seed, judge=NO_JUDGE, model=model_id)[COLUMNS]

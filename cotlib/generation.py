@@ -195,7 +195,7 @@ class _Batch:
 
 
 class _RowCache:
-    """Keys and values of all rows, (rows, heads, length, width) per layer, allocated once.
+    """Keys and values of all rows, (rows, heads, length, width) per layer, allocated once and as one.
 
     A growing cache copies itself at every step, which at 96 rows costs as much as the attention.
     """
@@ -206,15 +206,9 @@ class _RowCache:
     def fill(self, rows, layers, paths):
         """Copy the keys and values along each path of a tree into its row."""
         if not self.layers:
-            self.layers = [
-                tuple(
-                    torch.zeros(
-                        self.rows, part.shape[1], self.length, part.shape[3], dtype=part.dtype, device=part.device
-                    )
-                    for part in pair
-                )
-                for pair in layers
-            ]
+            first = layers[0][0]
+            shape = (len(layers), 2, self.rows, first.shape[1], self.length, first.shape[3])
+            self.layers = [(keys, values) for keys, values in first.new_zeros(shape)]
         # All rows at once; what is written behind a shorter one is masked until its own tokens take the place.
         width, device = max(map(len, paths)), self.layers[0][0].device
         nodes = torch.tensor([path + [0] * (width - len(path)) for path in paths], device=device)

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,3 +256,15 @@ def test_a_manifest_says_what_when_and_on_which_machine(tmp_path):
         or manifest["hardware"]["processor"] in Path("/proc/cpuinfo").read_text()
     )
     assert artifacts.is_current(tmp_path, "key")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's allocator decides")
+def test_freed_memory_goes_back_to_the_system_when_asked():
+    mebibyte, process = 1 << 20, psutil.Process()
+    pieces = [torch.ones(mebibyte // 4) for _ in range(300)]
+    last = pieces.pop()  # what stays at the end of the heap keeps all before it
+    del pieces
+    held = process.memory_info().rss
+    artifacts.release_memory()
+    assert process.memory_info().rss < held - 200 * mebibyte
+    assert last.sum() == mebibyte // 4

@@ -77,6 +77,6 @@ def test_measures_do_not_depend_on_what_is_remembered_from_sampling(any_model, q
     forgetful = prefixes.Memory(0)
     monkeypatch.setattr(prefixes, "Memory", lambda room: forgetful)
     again, others, _ = evaluation.measure(experiment, model, tokenizer, some, 1)
-    assert responses == others and not forgetful.rows
+    assert responses == others and not forgetful.children
     for one, other in zip(rows, again):
         assert one == {**other, "value": pytest.approx(other["value"], abs=1e-4)}
