@@ -363,8 +363,7 @@ def table(results):
             ours, theirs = found["ours"] / unit, found["theirs"] / unit
             suffix = " G" if unit != 1 else ""
             lines.append(
-                f"| {what} | {against} | {ours:.1f}{suffix} | {theirs:.1f}{suffix} | "
-                f"{found['ratio']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f}) | {mark} |"
+                f"| {what} | {against} | {ours:.1f}{suffix} | {theirs:.1f}{suffix} | {spread(found)} | {mark} |"
             )
     for name, found in results.get("growth", {}).items():
         mark = verdict(found["exponent"] <= EXPONENT)
@@ -379,7 +378,7 @@ def table(results):
         found = results["before"]
         lines.append(
             f"| `make run` of the demo's earlier size, {found['arms']} arms and base, minutes after installation | this book at {found['commit']} "
-            f"| {found['ours'] / 60:.1f} | {found['theirs'] / 60:.1f} | {found['ratio']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f}) "
+            f"| {found['ours'] / 60:.1f} | {found['theirs'] / 60:.1f} | {spread(found)} "
             f"| ≥ {FASTER:.2f} {verdict(found['ratio'] >= FASTER)}, ≤ {MINUTES} minutes {verdict(found['ours'] <= 60 * MINUTES)} |"
         )
     if "demo" in results:
@@ -391,6 +390,12 @@ def table(results):
             f"| peak memory of a stage, GiB | – | {demo['peak_memory_gib']:.1f} | | | ≤ {GIBIBYTES:.0f} {verdict(demo['peak_memory_gib'] <= GIBIBYTES)} |",
         ]
     return "\n".join(lines) + "\n"
+
+
+def spread(found):
+    """A ratio and its range over the rounds."""
+    rounds = f"{found['lowest']:.2f}–{found['highest']:.2f}" if found["rounds"] > 1 else "one round"
+    return f"{found['ratio']:.2f} ({rounds})"
 
 
 def verdict(reached):

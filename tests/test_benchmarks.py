@@ -35,3 +35,9 @@ def test_a_ratio_below_its_goal_is_marked_as_missed():
     (below,) = benchmarks.table({"sampling": speeds | {"ratio": goal - 0.01}}).splitlines()[2:]
     (above,) = benchmarks.table({"sampling": speeds | {"ratio": goal}}).splitlines()[2:]
     assert "**missed**" in below and "reached" in above and "missed" not in above
+
+
+def test_the_whole_run_is_reached_only_if_both_its_ratio_and_its_minutes_are():
+    found = {"commit": "1234567", "arms": 15, "theirs": 2400.0, "ours": 1000.0, "ratio": 2.4, "lowest": 2.4, "highest": 2.4, "rounds": 1}  # fmt: skip
+    (slow,) = benchmarks.table({"before": found}).splitlines()[2:]
+    assert "2.40 (one round)" in slow and "≥ 2.00 reached, ≤ 15 minutes **missed**" in slow
