@@ -31,7 +31,7 @@ GOALS = {
     "training": (1.6, "training, supervised tokens a second", "Unsloth and SFTTrainer with their defaults"),
     "matrix product": (0.80, "training, useful floating-point operations a second", "PyTorch's float32 matrix product here"),
     "faster product": (None, "the same", "the faster of two such products here (`products`)"),
-    "sampling": (2.5, "sampling, 96 questions in both modes, tokens a second", "`transformers.generate`, best batch size"),
+    "sampling": (2.5, "sampling, 96 questions in both modes, tokens a second", "`generate` of transformers, best batch size"),
     "margins": (1.7, "margins, both modes, all suites, texts a second", "one padded forward pass per question and answer"),
 }  # fmt: skip
 EXPONENT = 1.05
