@@ -3,15 +3,13 @@
 Answers "is the whole faster than it was", which no comparison of single parts does.
     python benchmarks/compare.py COMMIT [--arms QA evil-QTA] [--rounds 1]
 Takes COMMIT's demo, of it these arms (all, if not told), clones both commits and installs each as its README says, which is not timed.
-Prints the seconds of both sides and records them beside what `run.py` measures. What is not committed is not measured.
+Prints how many such runs an hour holds on both sides and records it beside what `run.py` measures. What is not committed is not measured.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import run
@@ -19,7 +17,7 @@ import yaml
 
 from cotlib.experiment import ROOT
 
-EXPERIMENT = "experiments/demo.yml"
+EXPERIMENT = run.DEMO.relative_to(ROOT)
 
 
 def git(*arguments):
@@ -39,16 +37,15 @@ def installed(folder, commit, experiment):
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     subprocess.run(["git", "-C", folder, "checkout", "--quiet", commit], check=True)
     (folder / EXPERIMENT).write_text(experiment, encoding="utf-8")
-    make(folder, "craft")  # converts the model, which is a part of installing; `seconds` removes what else it makes
+    # Converts the model, which is a part of installing; `runs_an_hour` removes what else it makes.
+    make(folder, "craft")
     return folder
 
 
-def seconds(folder):
-    """Seconds of `make run` from no results."""
+def runs_an_hour(folder):
+    """How often `make run` could be done in an hour, each time from no results."""
     make(folder, "clean")
-    started = time.perf_counter()
-    make(folder, "run")
-    return time.perf_counter() - started
+    return 3600 / run.timed(make, folder, "run")[0]
 
 
 def main():
@@ -59,23 +56,14 @@ def main():
     options = parser.parse_args()
     settings = yaml.safe_load(git("show", f"{options.commit}:{EXPERIMENT}"))
     settings["arms"] = options.arms or settings["arms"]
-    experiment = yaml.safe_dump(settings)
-    before, now = git("rev-parse", "--short", options.commit).strip(), git("rev-parse", "--short", "HEAD").strip()
-    took = {before: [], now: []}
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {commit: installed(Path(temporary) / commit, commit, experiment) for commit in took}
-        for number in range(options.rounds):
-            for commit in list(took)[:: 1 if number % 2 == 0 else -1]:
-                took[commit].append(seconds(folders[commit]))
-                print(f"round {number + 1}: {commit} {took[commit][-1]:.0f} s", flush=True)
-    ratios = [old / new for old, new in zip(took[before], took[now])]
-    run.record({
-        "before": {
-            "commit": before, "arms": len(settings["arms"]), "theirs": statistics.median(took[before]), "ours": statistics.median(took[now]),
-            "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "rounds": options.rounds,
-        }
-    })  # fmt: skip
-    print(f"{statistics.median(ratios):.2f} times as fast")
+        now, before = (
+            installed(Path(temporary) / name, git("rev-parse", commit).strip(), yaml.safe_dump(settings))
+            for name, commit in (("now", "HEAD"), ("before", options.commit))
+        )
+        found = run.in_turns("runs an hour", options.rounds, lambda: runs_an_hour(now), lambda: runs_an_hour(before))
+    commit = git("rev-parse", "--short", options.commit).strip()
+    run.record({"before": found | {"commit": commit, "arms": len(settings["arms"])}})
 
 
 if __name__ == "__main__":

@@ -58,7 +58,6 @@ def run(file, snakemake, results="results"):
             book.publish(paths.root / "notebooks", book.EXECUTED)
         print("book: building", flush=True)
         book.build(paths.root / "notebooks", output)
-        page.touch()  # a build that finds nothing new leaves the old time, by which the next run would build again
         if whole:
             artifacts.write_json(
                 paths.root / WHOLE_RUN,
