@@ -66,7 +66,7 @@ rule train:
 
 
 rule evaluate:
-    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "margins", "prefixes", "products", "corpus"), units("evaluate")
+    input: rules.train.output.manifest, "notebooks/3-evaluate.ipynb", code("evaluation", "generation", "draws", "margins", "prefixes", "products", "corpus"), units("evaluate")
     output: manifest=f"{ROOT}/evaluate/manifest.json", measures=str(PATHS.measures), responses=str(PATHS.responses), notebook=f"{EXECUTED}/3-evaluate.ipynb"
     threads: THREADS
     shell: papermill("3-evaluate")

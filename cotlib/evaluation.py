@@ -85,7 +85,7 @@ def unit_key(experiment, model_id, arm, seed, questions, adapter):
     """Digest of all that decides a unit's measures: the adapter, the questions, the settings, the code."""
     trained = artifacts.read_json(adapter / artifacts.MANIFEST)["key"] if arm.trained else None
     code = artifacts.code_digest(
-        "evaluation", "generation", "margins", "prefixes", "products", "chat", "corpus", "models"
+        "draws", "evaluation", "generation", "margins", "prefixes", "products", "chat", "corpus", "models"
     )
     versions = {
         name: version for name, version in artifacts.versions().items() if name in ("torch", "transformers", "peft")

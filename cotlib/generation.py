@@ -5,12 +5,9 @@ computed once); finished rows leave the batch and waiting ones take their place.
 its own seed, so a sample does not depend on which other rows shared the batch.
 """
 
-import concurrent.futures
-
-import numpy as np
 import torch
 
-from cotlib import products
+from cotlib import draws, products
 from cotlib.prefixes import Past, attending, tree_attention, trees
 
 ATTENTION = "cotlib_grouped"
@@ -45,7 +42,7 @@ def generate(
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt is empty; a model needs at least one token")
     endings = set(stop) | _end_tokens(model, tokenizer)
-    streams = [_stream(np.random.SeedSequence(row), model.device) for row in seeds]
+    streams = [draws.stream(row, model.device) for row in seeds]
     produced = [[] for _ in range(count)]
     # Neighbours in sorted order share prefixes, so a refill finds much of its prompt in one tree.
     waiting = sorted(
@@ -63,7 +60,7 @@ def generate(
             if waiting and (free * 4 >= rows or not batch.live):
                 taken, waiting = waiting[:free], waiting[free:]
                 batch.admit(taken, [prompts[index] for index in taken], memory)
-            tokens = _choose(batch.logits, temperature, [streams[index] for index in batch.live])
+            tokens = draws.draw(batch.logits, temperature, [streams[index] for index in batch.live])
             keep = []
             for row, (index, token) in enumerate(zip(batch.live, tokens)):
                 if token in endings:
@@ -91,41 +88,6 @@ def _end_tokens(model, tokenizer):
     configured = getattr(model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
-
-
-def _choose(logits, temperature, streams):
-    """Next token per row (list of int): the most likely one, or a draw from the softmax with each row's own stream.
-
-    The draw is a race: every token arrives after an exponential time over its probability, and the first one
-    wins with just that probability. Unlike a walk along the cumulative distribution it turns a rounding error of the logits
-    (which differ in the last digit with the batch) into another token only if two arrive within that error of each other.
-    """
-    if temperature == 0:
-        return logits.argmax(-1).tolist()
-    if logits.is_cuda:
-        times = torch.empty_like(logits, dtype=torch.float32)
-        for row, stream in zip(times, streams):
-            row.exponential_(generator=stream)
-        times.clamp_(min=torch.finfo(torch.float32).tiny)
-        return torch.softmax(logits.float() / temperature, -1).div_(times).argmax(-1).tolist()
-    # Row by row, a vocabulary fits the cache of a core; all rows together go through memory six times.
-    with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(lambda row, stream: _race(row, temperature, stream), logits.float().numpy(), streams))
-
-
-def _race(logits, temperature, stream):
-    """One draw: the winner among tokens that arrive after an exponential time over exp(logit / temperature)."""
-    times = np.empty(logits.shape, np.float32)
-    stream.standard_exponential(dtype=np.float32, out=times)
-    weights = np.exp((logits - logits.max()) / np.float32(temperature))
-    return int((weights / np.maximum(times, np.finfo(np.float32).tiny)).argmax())
-
-
-def _stream(seed, device):
-    """A row's own source of random numbers, on the device that uses them."""
-    if device.type != "cuda":
-        return np.random.Generator(np.random.SFC64(seed))
-    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
 
 def room(device):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cotlib import chat, generation
+from cotlib import chat
 from cotlib.generation import generate
 from cotlib.prefixes import Memory
 
@@ -242,17 +242,6 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says(any_model, questions, tem
     for share, times in groups:
         assert abs(times - count * share) <= 5 * (count * share * (1 - share)) ** 0.5, (share, times)
     assert 0.05 < expected[top[0]] < 0.95
-
-
-def test_a_draw_never_takes_a_token_that_cannot_come():
-    class Stream:
-        """Arrival times at both ends of what the generator can give."""
-
-        def standard_exponential(self, dtype, out):
-            out[:] = [0.0, 100.0, 0.0]
-
-    logits = torch.tensor([[0.0, 1.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
-    assert generation._choose(logits, 1.0, [Stream(), Stream()]) == [0, 1]
 
 
 def test_a_remembered_prompt_is_continued_as_one_that_is_read(any_model, questions):
