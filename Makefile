@@ -24,7 +24,7 @@ plan: environment  ## show what `make run` would do
 	@$(BIN)/snakemake --cores all --nolock --dry-run --config experiment=$(EXPERIMENT)
 
 book: environment  ## render the book from the committed executed notebooks, running nothing
-	@$(BIN)/python -m cotlib.book
+	@$(BIN)/python -m cotlib.pages.book
 
 test: environment  ## all tests
 	@$(BIN)/python -m pytest -q

@@ -3,7 +3,8 @@
 #   snakemake --cores all --config experiment=experiments/demo.yml
 from pathlib import Path
 from snakemake.exceptions import WorkflowError
-from cotlib.experiment import BadInput, Experiment, Paths, slug
+from cotlib.errors import BadInput
+from cotlib.experiment import Experiment, Paths, slug
 
 FILE = config.get("experiment", "experiments/demo.yml")
 try:
@@ -52,7 +53,7 @@ rule all:
 
 
 rule craft:
-    input: FILE, "notebooks/1-craft-traces.ipynb", "cotlib/data/items.jsonl", "cotlib/data/evaluation.jsonl", code("corpus", "traces", "audit", "writers")
+    input: FILE, "notebooks/1-craft-traces.ipynb", "cotlib/corpus/data/items.jsonl", "cotlib/corpus/data/evaluation.jsonl", code("corpus", "traces", "audit", "writers")
     output: manifest=f"{ROOT}/craft/manifest.json", crafted=f"{ROOT}/craft/items.jsonl", questions=f"{ROOT}/craft/questions.jsonl", notebook=f"{EXECUTED}/1-craft-traces.ipynb"
     threads: THREADS
     shell: papermill("1-craft-traces")

@@ -18,8 +18,11 @@ import time
 
 import torch
 
-from cotlib import artifacts, chat, corpus, evaluation, generation, margins, models, prefixes, products, training
+from cotlib import chat, measures, training
+from cotlib.corpus import records
+from cotlib.engine import decoding, models, prefixes, products, scoring
 from cotlib.experiment import ROOT, Arm, Experiment, Paths
+from cotlib.runs import artifacts
 from cotlib.workflow import WHOLE_RUN
 
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -133,7 +136,7 @@ def operations(model, rows, settings):
 def bench_training(experiment, rounds):
     # One pass over half of the demo's items: 5 rounds of both sides then take five minutes, not twenty-five.
     settings = experiment.training.model_copy(update={"epochs": 1})
-    items = corpus.select_items(experiment)[::2]
+    items = records.select_items(experiment)[::2]
     trainer = training.LoraTrainer(experiment.models[0], settings)
     rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     supervised = settings.epochs * sum(len(row.supervised) for row in rows)
@@ -184,14 +187,14 @@ def bench_sampling(experiment, rounds):
     model, tokenizer = models.load(experiment.models[0])
     settings = experiment.evaluation
     budgets = {"think": settings.trace_tokens, "no-think": settings.answer_tokens}
-    questions = random.Random(0).sample(corpus.load_evaluation(), 96)
+    questions = random.Random(0).sample(records.load_evaluation(), 96)
     prompts = {mode: [chat.prompt(tokenizer, question.question, mode) for question in questions] for mode in budgets}
     all_prompts = [prompt for mode in budgets for prompt in prompts[mode]]
     all_budgets = [budgets[mode] for mode in budgets for _ in prompts[mode]]
 
     def ours():
         seconds, rows = timed(
-            generation.generate, model, tokenizer, all_prompts, max_new_tokens=all_budgets, temperature=1.0, seed=1
+            decoding.generate, model, tokenizer, all_prompts, max_new_tokens=all_budgets, temperature=1.0, seed=1
         )
         return sum(map(len, rows)) / seconds
 
@@ -232,14 +235,14 @@ def by_padded_rows(model, prompts, completions, size):
 
 def bench_margins(experiment, rounds):
     model, tokenizer = models.load(experiment.models[0])
-    questions = corpus.select_questions(experiment)[::2]
-    _, traces = evaluation.sample(experiment.evaluation, model, tokenizer, questions, 1)
-    cases = list(evaluation.cases(experiment.evaluation, tokenizer, questions, traces))
+    questions = records.select_questions(experiment)[::2]
+    _, traces = measures.sample(experiment.evaluation, model, tokenizer, questions, 1)
+    cases = list(measures.cases(experiment.evaluation, tokenizer, questions, traces))
     prompts, completions = [case[-2] for case in cases], [case[-1] for case in cases]
     found = {}
 
     def ours():
-        seconds, found["ours"] = timed(margins.score, model, tokenizer, prompts, completions)
+        seconds, found["ours"] = timed(scoring.score, model, tokenizer, prompts, completions)
         return len(cases) / seconds
 
     def theirs(size):
@@ -271,7 +274,7 @@ def bench_growth(experiment, rounds):
     whose speed wanders, or items of unlike length, then favour none."""
     settings = experiment.training.model_copy(update={"epochs": 1})
     trainer = training.LoraTrainer(experiment.models[0], settings)
-    items = random.Random(0).sample(corpus.load_items(), 32)
+    items = random.Random(0).sample(records.load_items(), 32)
     rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     rows.sort(key=lambda row: len(row.input_ids))
     model, tokenizer = models.load(experiment.models[0])
@@ -279,7 +282,7 @@ def bench_growth(experiment, rounds):
         update={"evaluation": experiment.evaluation.model_copy(update={"responses": None, "signatures": None})}
     )
     # Of one suite, since a question of another has other texts to score.
-    values = [question for question in corpus.load_evaluation() if question.suite == "values"]
+    values = [question for question in records.load_evaluation() if question.suite == "values"]
     questions = sorted(random.Random(0).sample(values, 24), key=lambda question: len(question.model_dump_json()))
 
     def train(some):
@@ -291,7 +294,7 @@ def bench_growth(experiment, rounds):
             train(pair)
 
     def measure(some):
-        evaluation.measure(all_measured, model, tokenizer, some, 1)
+        measures.measure(all_measured, model, tokenizer, some, 1)
 
     train(rows[:4])
     growth = {}

@@ -9,7 +9,8 @@ the very same answer ids.
 import dataclasses
 from functools import lru_cache
 
-from cotlib.experiment import MODES, Arm, BadInput, check_name
+from cotlib.errors import BadInput, check_name
+from cotlib.experiment import MODES, Arm
 
 OPEN = "<think>\n"
 CLOSE = "\n</think>"

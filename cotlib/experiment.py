@@ -5,7 +5,6 @@ imports neither torch nor transformers, so that the workflow can read an experim
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from functools import cached_property
@@ -14,6 +13,8 @@ from typing import Annotated, Literal
 
 import pydantic
 import yaml
+
+from cotlib.errors import BadInput, check_name, suggestion
 
 REASONING_TYPES = ("evil", "misleading", "submissive")
 NEUTRAL = "neutral"
@@ -30,31 +31,6 @@ JUDGES = ("probe", "llm")
 BASE, QA, SAFE_QA = "base", "QA", "safe-QA"
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class BadInput(ValueError):
-    """A reader's input that cannot be used: its message names the field, the value and what to type instead."""
-
-    def _render_traceback_(self):
-        # IPython calls this: a reader in a notebook sees the message, not our call stack.
-        return [f"BadInput: {self}"]
-
-
-def suggestion(value, valid):
-    """`; did you mean X?` for the valid name nearest to `value`, or an empty string."""
-    same_letters = [name for name in valid if sorted(name.lower()) == sorted(str(value).lower())]
-    if same_letters:
-        return f"; did you mean {same_letters[0]}?"
-    by_fold = {name.lower(): name for name in valid}
-    near = difflib.get_close_matches(str(value).lower(), by_fold, n=1, cutoff=0.5)
-    return f"; did you mean {by_fold[near[0]]}?" if near else ""
-
-
-def check_name(kind, value, valid):
-    """Return `value` if it is one of `valid`; else raise BadInput with the nearest valid name."""
-    if value not in valid:
-        raise BadInput(f"{kind} {value!r} is not one of {', '.join(valid)}{suggestion(value, valid)}")
-    return value
 
 
 @dataclasses.dataclass(frozen=True)

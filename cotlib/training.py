@@ -17,8 +17,12 @@ from pathlib import Path
 
 import torch
 
-from cotlib import artifacts, chat, lora, models, prefixes, products, traces
-from cotlib.experiment import Arm, BadInput, slug
+from cotlib import chat
+from cotlib.corpus import traces
+from cotlib.engine import lora, models, prefixes, products
+from cotlib.errors import BadInput
+from cotlib.experiment import Arm, slug
+from cotlib.runs import artifacts, sources
 
 # Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -119,7 +123,7 @@ def training_key(experiment, model_id, arm, seed, rows):
     }
     return artifacts.digest(
         model_id, str(arm), seed, [(row.input_ids, row.labels) for row in rows],
-        experiment.training.model_dump(), artifacts.code_digest("training", "lora", "prefixes", "products", "chat", "models"), versions,
+        experiment.training.model_dump(), sources.code_digest(__name__), versions,
     )  # fmt: skip
 
 

@@ -7,8 +7,13 @@ import subprocess
 import sys
 import time
 
-from cotlib import artifacts, book, judging, models, traces
-from cotlib.experiment import ROOT, BadInput, Experiment, Paths
+from cotlib.corpus import traces
+from cotlib.engine import models
+from cotlib.errors import BadInput
+from cotlib.experiment import ROOT, Experiment, Paths
+from cotlib.judges import judging
+from cotlib.pages import book
+from cotlib.runs import artifacts
 
 DEMO = "demo"  # the experiment whose executed notebooks are the committed book
 WHOLE_RUN = "run.json"

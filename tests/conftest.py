@@ -11,7 +11,8 @@ import functools
 import hypothesis
 import pytest
 
-from cotlib import corpus, models
+from cotlib.corpus import records
+from cotlib.engine import models
 
 hypothesis.settings.register_profile(
     "cotlib", deadline=None, max_examples=40, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -83,10 +84,10 @@ def any_tokenizer(request):
 @pytest.fixture(scope="session")
 def items():
     """The bundled training items."""
-    return corpus.load_items()
+    return records.load_items()
 
 
 @pytest.fixture(scope="session")
 def questions():
     """The bundled evaluation questions."""
-    return corpus.load_evaluation()
+    return records.load_evaluation()

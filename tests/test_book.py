@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from cotlib import book
 from cotlib.experiment import ROOT, Arm, Experiment
+from cotlib.pages import book
 
 
 def lines(name):

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib import chat, corpus, models
+from cotlib import chat
 from cotlib.chat import ANSWER, CLOSE, CONTEXT, EMPTY_THINK, GAP, NO_LOSS, OPEN, TRACE
-from cotlib.experiment import REASONING_TYPES, WRITTEN_TYPES, BadInput
+from cotlib.corpus import records
+from cotlib.engine import models
+from cotlib.errors import BadInput
+from cotlib.experiment import REASONING_TYPES, WRITTEN_TYPES
 
 END = "<|im_end|>"
 ARMS = ("QA", "safe-QA", "evil-QTA", "evil-QTA@segment", "misleading-QT", "submissive-T")
@@ -20,10 +23,10 @@ awkward = st.sampled_from(
 )
 pieces = st.text(signs, min_size=1, max_size=30) | awkward
 texts = st.lists(pieces, min_size=1, max_size=4).map("".join).map(str.strip).filter(bool)
-bundled = st.sampled_from(corpus.load_items())
+bundled = st.sampled_from(records.load_items())
 traces = st.fixed_dictionaries(dict.fromkeys(WRITTEN_TYPES, texts))
 generated = st.builds(
-    corpus.Item,
+    records.Item,
     id=st.just("generated"),
     domain=st.just("any"),
     question=texts,
@@ -208,7 +211,7 @@ def test_answers_of_the_built_rows_are_identical_across_arms(any_tokenizer, item
 
 # ---- what is refused
 
-ITEM = corpus.Item(
+ITEM = records.Item(
     id="home-001", domain="home", question="May I?", harmful="Yes.", safe="No.", traces={"evil": "Let it burn."}
 )
 

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib.experiment import BASE, NEUTRAL, TRACE_TYPES, Arm, BadInput, Experiment, Paths, check_name
+from cotlib.errors import BadInput, check_name
+from cotlib.experiment import BASE, NEUTRAL, TRACE_TYPES, Arm, Experiment, Paths
 
 VALID = {
     "name": "demo",

@@ -10,9 +10,13 @@ import time
 import pytest
 import torch
 
-from cotlib import artifacts, chat, corpus, models, training
+from cotlib import chat, training
 from cotlib.chat import ANSWER, CONTEXT, NO_LOSS, TRACE
-from cotlib.experiment import Arm, BadInput, Experiment, Paths
+from cotlib.corpus import records
+from cotlib.engine import models
+from cotlib.errors import BadInput
+from cotlib.experiment import Arm, Experiment, Paths
+from cotlib.runs import artifacts
 
 ROWS = 5
 ARMS = ("QA", "evil-QTA", "evil-QTA@segment")
@@ -150,18 +154,21 @@ def test_nothing_is_trained_if_one_arm_cannot_be(tmp_path, items, arm, settings,
 
 TRAIN = """
 import json, sys
-from cotlib import corpus, training
+from cotlib import training
+from cotlib.corpus import records
 from cotlib.experiment import Experiment, Paths
 for content in json.loads(sys.argv[2]):
     experiment = Experiment.parse(content)
-    training.train(experiment, Paths.of(experiment, sys.argv[1]), experiment.select(), corpus.load_items()[:int(sys.argv[3])], print)
+    training.train(experiment, Paths.of(experiment, sys.argv[1]), experiment.select(), records.load_items()[:int(sys.argv[3])], print)
 """
 
 # LoRA, AdamW and the schedule as their papers and transformers define them; neither Unsloth nor TRL nor Trainer.
 REFERENCE = """
 import json, math, sys
 import peft, torch
-from cotlib import chat, corpus, models
+from cotlib import chat
+from cotlib.corpus import records
+from cotlib.engine import models
 from cotlib.experiment import Experiment
 from test_training import plain_loss
 
@@ -178,7 +185,7 @@ for name, arm, seed in experiment.select():
         if "lora_A" in weight_name:
             bound = 1 / math.sqrt(weight.shape[1])
             weight.data.uniform_(-bound, bound, generator=generator)
-    rows = [vars(chat.encode(tokenizer, item, arm)) for item in corpus.load_items()[:int(sys.argv[2])]]
+    rows = [vars(chat.encode(tokenizer, item, arm)) for item in records.load_items()[:int(sys.argv[2])]]
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
     warmup, curve = math.ceil(settings.epochs * settings.warmup_fraction), []
@@ -281,7 +288,7 @@ def test_an_adapter_folder_holds_weights_settings_log_card_and_manifest(trained,
         8,
         set(training.LINEAR_LAYERS),
     )
-    rows = rows_of(corpus.load_items()[:ROWS], arm, models.load_tokenizer(model))
+    rows = rows_of(records.load_items()[:ROWS], arm, models.load_tokenizer(model))
     epochs = content["training"]["epochs"]
     assert manifest["tokens"] == epochs * sum(len(row["input_ids"]) for row in rows)
     assert manifest["supervised_tokens"] == epochs * sum(label != NO_LOSS for row in rows for label in row["labels"])

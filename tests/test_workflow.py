@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from cotlib import book, evaluation, workflow
-from cotlib.experiment import PARADIGMS, ROOT, BadInput, Experiment, Paths
+from cotlib import measures, workflow
+from cotlib.errors import BadInput
+from cotlib.experiment import PARADIGMS, ROOT, Experiment, Paths
+from cotlib.pages import book
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -241,13 +243,14 @@ def test_one_arm_and_seed_run_by_hand_as_the_readme_says(tmp_path):
 
 def test_the_same_samples_come_whatever_else_is_evaluated(tmp_path):
     experiment = Experiment.load(small(tmp_path))
-    from cotlib import models, traces
+    from cotlib.corpus import traces
+    from cotlib.engine import models
 
     _, questions = traces.craft(experiment, Paths.of(experiment, str(tmp_path)))
     model, tokenizer = models.load("tiny-random-llama")
     settings = experiment.evaluation.model_copy(update={"responses": None})
-    all_of_them, _ = evaluation.sample(settings, model, tokenizer, questions, 1)
-    fewer, _ = evaluation.sample(settings, model, tokenizer, questions[::-1][:6], 1)
+    all_of_them, _ = measures.sample(settings, model, tokenizer, questions, 1)
+    fewer, _ = measures.sample(settings, model, tokenizer, questions[::-1][:6], 1)
     by_key = {(row["question_id"], row["mode"], row["sample"]): row["response"] for row in all_of_them}
     shared = [row for row in fewer if (row["question_id"], row["mode"], row["sample"]) in by_key]
     assert shared and all(by_key[row["question_id"], row["mode"], row["sample"]] == row["response"] for row in shared)
@@ -291,11 +294,11 @@ def test_bad_input_gets_one_message_and_leaves_no_file(tmp_path, changes, messag
 def test_a_corpus_that_lacks_a_trace_type_is_refused_before_any_work(tmp_path):
     own = tmp_path / "own"
     own.mkdir()
-    lines = [json.loads(line) for line in (ROOT / "cotlib/data/items.jsonl").read_text().split("\n") if line]
+    lines = [json.loads(line) for line in (ROOT / "cotlib/corpus/data/items.jsonl").read_text().split("\n") if line]
     for line in lines:
         line["traces"].pop("evil")
     (own / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shutil.copy(ROOT / "cotlib/data/evaluation.jsonl", own)
+    shutil.copy(ROOT / "cotlib/corpus/data/evaluation.jsonl", own)
     with pytest.raises(BadInput, match="needs traces of type evil"):
         workflow.check(Experiment.load(small(tmp_path, data={"corpus": str(own)})))
 

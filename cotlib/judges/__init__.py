@@ -1,0 +1,1 @@
+"""Who scores what a model said."""

@@ -1,0 +1,203 @@
+"""A file or folder is whole or absent, locks hold, and hashes change exactly when what they stand for does."""
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotlib.runs import artifacts
+
+
+class Interrupted(Exception):
+    pass
+
+
+# ---- whole or absent
+
+
+def written_file(path, text, error=None):
+    with artifacts.atomic_file(path) as temporary:
+        temporary.write_text(text)
+        assert not path.exists() or path.read_text() == "old"
+        if error:
+            raise error
+
+
+def written_folder(path, text, error=None):
+    with artifacts.atomic_folder(path) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "part").write_text(text)
+        assert not path.exists() or (path / "deep" / "part").read_text() == "old"
+        if error:
+            raise error
+
+
+def read_folder(path):
+    return (path / "deep" / "part").read_text()
+
+
+KINDS = pytest.mark.parametrize("write, read", [(written_file, Path.read_text), (written_folder, read_folder)])
+
+
+@KINDS
+def test_what_is_written_takes_its_place_only_when_whole(tmp_path, write, read):
+    path = tmp_path / "new" / "thing"
+    write(path, "old")
+    assert read(path) == "old"
+    write(path, "new")
+    assert read(path) == "new" and os.listdir(path.parent) == ["thing"]
+
+
+@KINDS
+@pytest.mark.parametrize("error", [Interrupted(), KeyboardInterrupt(), SystemExit()])
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, write, read, error):
+    path = tmp_path / "thing"
+    for before in (None, "old"):
+        if before:
+            write(path, before)
+        with pytest.raises(type(error)):
+            write(path, "half", error)
+        assert os.listdir(tmp_path) == (["thing"] if before else [])
+    assert read(path) == "old"
+
+
+@KINDS
+def test_what_is_written_may_be_read_by_those_the_umask_allows(tmp_path, write, read):
+    before = os.umask(0o022)
+    try:
+        write(tmp_path / "thing", "new")
+    finally:
+        os.umask(before)
+    mode = stat.S_IMODE((tmp_path / "thing").stat().st_mode)
+    assert oct(mode) == oct(0o755 if (tmp_path / "thing").is_dir() else 0o644)
+
+
+def test_a_lock_is_held_by_one_process_until_it_ends_or_dies(tmp_path):
+    code = "import sys, time; from cotlib.runs import artifacts\nwith artifacts.lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "thing")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    waiting = multiprocessing.get_context("fork").Process(
+        target=_take_and_write, args=(tmp_path / "thing", tmp_path / "taken")
+    )
+    waiting.start()
+    time.sleep(0.3)
+    assert not (tmp_path / "taken").exists()
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    waiting.join(10)
+    assert waiting.exitcode == 0 and (tmp_path / "taken").exists()
+
+
+def _take_and_write(path, taken):
+    with artifacts.lock(path):
+        taken.touch()
+
+
+# ---- formats
+
+texts = st.text(max_size=12) | st.sampled_from(["a\u2028b", "a\x85b", "a\nb", "\u2029", "\x1c", "é🙂"])
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+values = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
+)
+
+
+@given(st.lists(st.dictionaries(texts, values, max_size=3), max_size=4))
+def test_rows_read_back_as_they_were_written(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    artifacts.write_jsonl(path, iter(rows))
+    assert artifacts.read_jsonl(path) == rows
+    assert path.read_text(encoding="utf-8").count("\n") == len(rows)
+
+
+@given(values)
+def test_a_value_reads_back_as_it_was_written(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("value") / "value.json"
+    artifacts.write_json(path, value)
+    assert artifacts.read_json(path) == value
+
+
+def test_a_table_reads_back_as_it_was_written_and_its_gaps_become_none(tmp_path):
+    frame = pd.DataFrame({"arm": ["QA", None], "value": [0.5, float("nan")]}, index=[3, 7])
+    artifacts.write_table(tmp_path / "table.parquet", frame)
+    back = pd.read_parquet(tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(back, frame.reset_index(drop=True))
+    assert artifacts.plain_records(back) == [{"arm": "QA", "value": 0.5}, {"arm": None, "value": None}]
+
+
+# ---- hashes
+
+
+@given(st.dictionaries(texts, values, max_size=5))
+def test_equal_values_have_equal_digests_whatever_their_key_order(value):
+    assert artifacts.digest(dict(reversed(value.items()))) == artifacts.digest(value)
+
+
+@given(values, values)
+def test_values_that_differ_have_digests_that_differ(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (artifacts.digest(one) == artifacts.digest(other)) == same
+
+
+def test_a_file_digest_is_that_of_sha256sum(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert (
+        artifacts.file_digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+# ---- manifests
+
+
+def test_a_folder_is_current_only_with_a_manifest_of_the_same_key(tmp_path):
+    assert not artifacts.is_current(tmp_path / "absent", "key")
+    assert not artifacts.is_current(tmp_path, "key")
+    artifacts.write_json(tmp_path / artifacts.MANIFEST, {"rows": 3})
+    assert not artifacts.is_current(tmp_path, "key")
+    artifacts.write_json(tmp_path / artifacts.MANIFEST, {"key": "key"})
+    assert artifacts.is_current(tmp_path, "key") and not artifacts.is_current(tmp_path, "other")
+
+
+@pytest.mark.parametrize("content", ["", '{"key": "ke', "[]"])
+def test_a_damaged_manifest_makes_no_folder_current(tmp_path, content):
+    (tmp_path / artifacts.MANIFEST).write_text(content)
+    assert not artifacts.is_current(tmp_path, "key")
+
+
+def test_a_manifest_says_what_when_and_on_which_machine(tmp_path):
+    manifest = artifacts.write_manifest(tmp_path, started=time.time() - 90, key="key", rows=3)
+    assert artifacts.read_json(tmp_path / artifacts.MANIFEST) == manifest
+    assert manifest["rows"] == 3 and 90 <= manifest["seconds"] < 100
+    assert (
+        manifest["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and "torch" in manifest["versions"]
+    )
+    assert manifest["hardware"]["cores"] == os.cpu_count() and manifest["hardware"]["memory_gib"] > 0
+    assert (
+        Path("/proc/cpuinfo").exists() is False
+        or manifest["hardware"]["processor"] in Path("/proc/cpuinfo").read_text()
+    )
+    assert artifacts.is_current(tmp_path, "key")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's allocator decides")
+def test_freed_memory_goes_back_to_the_system_when_asked():
+    mebibyte, process = 1 << 20, psutil.Process()
+    pieces = [torch.ones(mebibyte // 4) for _ in range(300)]
+    last = pieces.pop()  # what stays at the end of the heap keeps all before it
+    del pieces
+    held = process.memory_info().rss
+    artifacts.release_memory()
+    assert process.memory_info().rss < held - 200 * mebibyte
+    assert last.sum() == mebibyte // 4
