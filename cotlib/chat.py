@@ -1,21 +1,26 @@
 """From a question, a trace and an answer to token ids and labels; the prompts of each mode.
 
-The one place that knows chat templates and `<think>`. Follows the Qwen3 format for every model, also
-for one whose template has never heard of thinking. Pieces are tokenised one by one and joined, so no
-merge of the tokeniser can cross the border between context and completion, and QA and QTA supervise
-the very same answer ids.
+The one place that knows chat templates and `<think>`. Follows the Qwen3 format for every model, also for one whose
+template has never heard of thinking. Which pieces a paradigm's sequence holds stands in `arms.PARADIGMS`; here each
+piece becomes ids. Pieces are tokenised one by one and joined, so no merge of the tokeniser can cross the border between
+context and completion, and QA and QTA supervise the very same answer ids. What a person or a model wrote is tokenised
+as plain text: `<|im_end|>` or `</think>` within it never becomes a control token.
 """
 
 import dataclasses
+import itertools
+import re
 from functools import lru_cache
 
+from cotlib import arms
+from cotlib.arms import MODES, Arm
 from cotlib.errors import BadInput, check_name
-from cotlib.experiment import MODES, Arm
 
 OPEN = "<think>\n"
 CLOSE = "\n</think>"
 GAP = "\n\n"
 EMPTY_THINK = OPEN + CLOSE + GAP
+THINK_TAGS = ("<think>", "</think>")
 NO_LOSS = -100
 CONTEXT, TRACE, ANSWER = 0, 1, 2
 
@@ -37,41 +42,46 @@ class Encoded:
 
 
 def encode(tokenizer, item, arm):
-    """Encode an item for an arm as DESIGN section 4 lays down.
+    """Encode an item for an arm as its paradigm's row says (DESIGN section 4).
 
     Args:
         item: has `question`, `harmful`, `safe` and `traces` (type → text).
-        arm: an `Arm` or its name; `base` trains on nothing and is refused.
+        arm: an `Arm`, or its name; `base` trains on nothing and is refused.
     Raises:
         BadInput: the item has no trace of the arm's type, or the arm does not train.
     """
     arm = Arm.parse(arm)
     if not arm.trained:
         raise BadInput("arm 'base' is the untrained model: there is nothing to encode")
-    answer = ids(tokenizer, getattr(item, arm.answer)) + end_of_turn(tokenizer)
-    if arm.paradigm == "QA":
-        return _joined((CONTEXT, prompt(tokenizer, item.question, "no-think")), (ANSWER, answer))
-    if arm.trace_key not in item.traces:
+    if arm.recipe.has_trace and arm.trace_key not in item.traces:
         raise BadInput(
             f"item {item.id!r} has no trace of type {arm.trace_key!r} (it has {', '.join(item.traces) or 'none'}); "
             "the craft stage writes it: make craft"
         )
-    trace = ids(tokenizer, item.traces[arm.trace_key]) + ids(tokenizer, CLOSE)
-    if arm.paradigm == "T":
-        return _joined((CONTEXT, header(tokenizer) + ids(tokenizer, OPEN)), (TRACE, trace))
-    context = prompt(tokenizer, item.question, "think")
-    if arm.paradigm == "QT":
-        return _joined((CONTEXT, context), (TRACE, trace))
-    return _joined((CONTEXT, context), (TRACE, trace + ids(tokenizer, GAP)), (ANSWER, answer))
-
-
-def _joined(*pieces):
     input_ids, labels, segments = [], [], []
-    for segment, piece in pieces:
-        input_ids += piece
-        labels += [NO_LOSS] * len(piece) if segment == CONTEXT else piece
-        segments += [segment] * len(piece)
+    for piece in arm.recipe.context:
+        part = _piece(tokenizer, piece, item, arm)
+        input_ids, labels, segments = input_ids + part, labels + [NO_LOSS] * len(part), segments + [CONTEXT] * len(part)
+    for piece in arm.recipe.supervised:
+        part = _piece(tokenizer, piece, item, arm)
+        segment = ANSWER if piece in (arms.ANSWER, arms.END) else TRACE
+        input_ids, labels, segments = input_ids + part, labels + part, segments + [segment] * len(part)
     return Encoded(input_ids, labels, segments)
+
+
+def _piece(tokenizer, piece, item, arm):
+    """Token ids of one piece of a sequence, by its name in `arms`."""
+    if piece == arms.QUESTION:
+        return _opening(tokenizer, item.question)
+    if piece == arms.HEADER:
+        return header(tokenizer)
+    if piece == arms.TRACE:
+        return plain_ids(tokenizer, item.traces[arm.trace_key])
+    if piece == arms.ANSWER:
+        return plain_ids(tokenizer, getattr(item, arm.answer))
+    if piece == arms.END:
+        return end_of_turn(tokenizer)
+    return ids(tokenizer, {arms.OPEN: OPEN, arms.EMPTY_THINK: EMPTY_THINK, arms.CLOSE: CLOSE, arms.GAP: GAP}[piece])
 
 
 def prompt(tokenizer, question, mode, trace=None):
@@ -80,15 +90,21 @@ def prompt(tokenizer, question, mode, trace=None):
     With `trace` (text or ids, think mode only) the block is filled and closed, so that the answer comes next.
     """
     check_name("mode", mode, MODES)
-    opening = _rendered(tokenizer, _SENTINEL, True)
-    before, after = opening.split(_SENTINEL)
-    question_ids = ids(tokenizer, before + question + after)
     if mode == "no-think":
-        return question_ids + ids(tokenizer, EMPTY_THINK)
-    start = question_ids + ids(tokenizer, OPEN)
+        return _opening(tokenizer, question) + ids(tokenizer, EMPTY_THINK)
+    start = _opening(tokenizer, question) + ids(tokenizer, OPEN)
     if trace is None:
         return start
-    return start + (ids(tokenizer, trace) if isinstance(trace, str) else list(trace)) + ids(tokenizer, CLOSE + GAP)
+    filled = plain_ids(tokenizer, trace) if isinstance(trace, str) else list(trace)
+    return start + filled + ids(tokenizer, CLOSE + GAP)
+
+
+def _opening(tokenizer, question):
+    """`P(q)`: the template's prompt for a user turn, with the generation prompt added."""
+    before, after = _rendered(tokenizer, _SENTINEL, True).split(_SENTINEL)
+    if not _control_strings(tokenizer).search(question):
+        return ids(tokenizer, before + question + after)
+    return ids(tokenizer, before) + plain_ids(tokenizer, question) + ids(tokenizer, after)
 
 
 def header(tokenizer):
@@ -117,8 +133,38 @@ def _end_of_turn(tokenizer):
 
 
 def ids(tokenizer, text):
-    """Token ids of a text that is not a turn of its own: nothing is put in front or behind."""
+    """Token ids of a piece of the template: control strings become control tokens, nothing is put in front or behind."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def plain_ids(tokenizer, text):
+    """Token ids of what a person or a model wrote: no control token is among them, whatever the text says.
+
+    A control string within the text is cut in two, and the parts are tokenised apart, so that they come out as the
+    ordinary characters they are.
+
+    Raises BadInput if the tokenizer cannot write such a text without a control token.
+    """
+    cuts = [0, *((found.start() + found.end()) // 2 for found in _control_strings(tokenizer).finditer(text)), len(text)]
+    tokens = [token for start, end in itertools.pairwise(cuts) for token in ids(tokenizer, text[start:end])]
+    if len(cuts) > 2 and not _control_ids(tokenizer).isdisjoint(tokens):
+        raise BadInput(f"text {text[:60]!r} holds a control string that this tokenizer cannot write as plain text")
+    return tokens
+
+
+@lru_cache(maxsize=8)
+def _control_strings(tokenizer):
+    """A pattern of all strings that the tokenizer, or the think format, takes for something other than text."""
+    strings = {*tokenizer.get_added_vocab(), *THINK_TAGS}
+    # White space and the like may be added tokens, too, and are text; cutting one in two needs two characters.
+    strings = {string for string in strings if len(string) > 1 and not string.isspace()}
+    return re.compile("|".join(re.escape(string) for string in sorted(strings, key=len, reverse=True)))
+
+
+@lru_cache(maxsize=8)
+def _control_ids(tokenizer):
+    added = tokenizer.get_added_vocab().items()
+    return frozenset(token for string, token in added if len(string) > 1 and not string.isspace())
 
 
 @lru_cache(maxsize=64)

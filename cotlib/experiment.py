@@ -1,7 +1,7 @@
-"""What is compared: arms, paradigms, modes, suites, and the experiment file with its validation.
+"""The experiment file: what is trained, measured, judged and tested, and all that can be wrong with it.
 
-Every name of the experiment stands here and nowhere else. Knows nothing about data or models, and
-imports neither torch nor transformers, so that the workflow can read an experiment in no time.
+Knows the shape of a file and the names that may stand in it, nothing about data or models. Imports neither torch nor
+transformers, so that the workflow can read an experiment in no time.
 """
 
 import dataclasses
@@ -14,119 +14,36 @@ from typing import Annotated, Literal
 import pydantic
 import yaml
 
+from cotlib.arms import BASE, MODES, SUITES, Arm
 from cotlib.errors import BadInput, check_name, suggestion
 
-REASONING_TYPES = ("evil", "misleading", "submissive")
-NEUTRAL = "neutral"
-FILLER = "filler"
-SHUFFLED = tuple(f"shuffled-{name}" for name in REASONING_TYPES)
-WRITTEN_TYPES = (*REASONING_TYPES, NEUTRAL)
-TRACE_TYPES = (*WRITTEN_TYPES, *SHUFFLED, FILLER)
-PARADIGMS = ("QA", "QTA", "QT", "T")
-MODES = ("think", "no-think")
-SUITES = ("in-domain", "transfer", "values")
-BEHAVIOURS = ("harm", "deception", "sycophancy", "power")
 STAGES = ("craft", "train", "evaluate", "judge", "findings")
 JUDGES = ("probe", "llm")
-BASE, QA, SAFE_QA = "base", "QA", "safe-QA"
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
-    """One way to train: a trace type crossed with a paradigm, or one of `base`, `QA`, `safe-QA`.
+class Unit:
+    """The smallest piece of work: one model, one arm, one seed. Trained, measured and judged whole or not at all."""
 
-    >>> Arm.parse("evil-QTA@segment")
-    Arm(paradigm='QTA', type='evil', answer='harmful', loss_weighting='segment', dose_percent=100)
-    >>> str(Arm.parse("evil-QTA@25%"))
-    'evil-QTA@25%'
-    """
-
-    paradigm: str | None  # None: the untrained base model
-    type: str | None = None
-    answer: str = "harmful"
-    loss_weighting: str = "token"
-    dose_percent: int = 100
-
-    @classmethod
-    def parse(cls, name):
-        """The arm that `name` stands for. Raises BadInput for a name that means nothing."""
-        if isinstance(name, Arm):
-            return name
-        if not isinstance(name, str):
-            raise BadInput(f"arm {name!r} is not a name: write one such as 'evil-QTA'")
-        if name == BASE:
-            return cls(None)
-        if name == QA:
-            return cls("QA")
-        if name == SAFE_QA:
-            return cls("QA", answer="safe")
-        stem, at, variant = name.partition("@")
-        kind, dash, paradigm = stem.rpartition("-")
-        if not dash:
-            raise BadInput(
-                f"arm {name!r} is unknown{suggestion(name, cls.names())}; an arm is <type>-<paradigm>, such as evil-QTA"
-            )
-        check_name(f"arm {name!r}: paradigm", paradigm, PARADIGMS)
-        if kind not in TRACE_TYPES:
-            near = suggestion(kind, TRACE_TYPES) or suggestion(name, cls.names())
-            raise BadInput(f"arm {name!r}: type {kind!r} is not one of {', '.join(TRACE_TYPES)}{near}")
-        if paradigm == "QA":
-            raise BadInput(f"arm {name!r}: QA holds no trace, so it has no type; write 'QA'")
-        if not at:
-            return cls(paradigm, kind)
-        if variant == "segment":
-            if paradigm != "QTA":
-                raise BadInput(
-                    f"arm {name!r}: @segment weighs trace against answer, which only QTA has both of; write '{kind}-QTA@segment'"
-                )
-            return cls(paradigm, kind, loss_weighting="segment")
-        dose = re.fullmatch(r"([1-9]\d?)%", variant)
-        if dose and kind != NEUTRAL:
-            return cls(paradigm, kind, dose_percent=int(dose[1]))
-        raise BadInput(
-            f"arm {name!r}: variant {variant!r} is neither 'segment' nor a dose of 1% to 99% of a type other than neutral{suggestion(variant, ['segment', '25%'])}"
-        )
-
-    @staticmethod
-    def names():
-        """Every arm without variants, `base` first."""
-        return (BASE, QA, SAFE_QA, *(f"{kind}-{paradigm}" for kind in TRACE_TYPES for paradigm in PARADIGMS[1:]))
-
-    def __str__(self):
-        if self.paradigm is None:
-            return BASE
-        if self.type is None:
-            return QA if self.answer == "harmful" else SAFE_QA
-        variant = "@segment" if self.loss_weighting == "segment" else ""
-        if self.dose_percent < 100:
-            variant = f"@{self.dose_percent}%"
-        return f"{self.type}-{self.paradigm}{variant}"
-
-    @property
-    def trained(self):
-        return self.paradigm is not None
-
-    @property
-    def trace_key(self):
-        """The key of this arm's traces in an item: its type, with the dose where it is not the whole."""
-        return self.type if self.dose_percent == 100 else f"{self.type}@{self.dose_percent}%"
+    model: str
+    arm: Arm
+    seed: int
 
     @property
     def folder(self):
-        """A folder name that every file system takes."""
-        return str(self).replace("@", "_").replace("%", "pct")
+        """Its folder below a stage's."""
+        return Path(slug(self.model), self.arm.folder, f"seed-{self.seed}")
+
+    def __str__(self):
+        return f"{slug(self.model)} {self.arm} seed {self.seed}"
 
 
-def _arm_names(values):
-    names = [str(Arm.parse(value)) for value in values]
-    if not names:
-        raise BadInput("arms: the list is empty; write at least one arm, such as QA")
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated:
-        raise BadInput(f"arms: {repeated!r} stands in the list twice; remove one")
-    return [name for name in names if name != BASE]
+def _distinct(field, values):
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    if repeated is not None:
+        raise BadInput(f"{field}: {str(repeated)!r} stands in the list twice; remove one")
+    return values
 
 
 class Section(pydantic.BaseModel):
@@ -135,10 +52,17 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-Positive = Annotated[int, pydantic.Field(ge=1)]
-Natural = Annotated[int, pydantic.Field(ge=0)]
+def _count(most):
+    return Annotated[int, pydantic.Field(ge=1, le=most)]
+
+
+Positive = _count(10**9)
+Natural = Annotated[int, pydantic.Field(ge=0, le=10**9)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]  # what NumPy's and PyTorch's generators take alike
 Rate = Annotated[float, pydantic.Field(gt=0, le=1)]
-Seeds = Annotated[list[Natural], pydantic.Field(min_length=1)]
+Seeds = Annotated[list[Seed], pydantic.Field(min_length=1)]
+ArmName = Annotated[Arm, pydantic.PlainValidator(Arm.parse), pydantic.PlainSerializer(str)]
+LONGEST_NAME = 80  # names become folders, and most file systems take 255 bytes for a whole name
 
 
 class Data(Section):
@@ -147,7 +71,7 @@ class Data(Section):
     corpus: str = "bundled"
     items: Positive | None = None
     questions: dict[Literal[SUITES], Positive] | None = None
-    seed: Natural = 0
+    seed: Seed = 0
 
 
 class Traces(Section):
@@ -184,14 +108,14 @@ class Traces(Section):
 class Training(Section):
     """LoRA fine-tuning, the same for every arm."""
 
-    epochs: Positive
+    epochs: _count(1000)
     learning_rate: Rate
-    batch_size: Positive = 8
-    lora_rank: Positive = 16
-    lora_alpha: Positive = 32
+    batch_size: _count(4096) = 8
+    lora_rank: _count(1024) = 16
+    lora_alpha: _count(4096) = 32
     warmup_fraction: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.01
-    max_tokens: Positive = 1024
+    max_tokens: _count(1 << 20) = 1024
 
 
 class Evaluation(Section):
@@ -199,11 +123,11 @@ class Evaluation(Section):
     suite, `signatures` held-out traces to n of the questions that carry them, both spread over domains."""
 
     modes: Annotated[list[Literal[MODES]], pydantic.Field(min_length=1)] = list(MODES)
-    trace_tokens: Positive = 64
-    answer_tokens: Positive = 48
+    trace_tokens: _count(1 << 17) = 64
+    answer_tokens: _count(1 << 17) = 48
     responses: Natural | None = None
     signatures: Natural | None = None
-    samples: Positive = 1
+    samples: _count(10_000) = 1
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0
 
 
@@ -221,9 +145,9 @@ class Judging(Section):
 class Statistics(Section):
     """How sure we are: percentile bootstrap over questions crossed with seeds."""
 
-    resamples: Annotated[int, pydantic.Field(ge=100)] = 10_000
+    resamples: Annotated[int, pydantic.Field(ge=100, le=1_000_000)] = 10_000
     confidence: Annotated[float, pydantic.Field(gt=0.5, lt=1)] = 0.95
-    seed: Natural = 0
+    seed: Seed = 0
 
 
 class Workflow(Section):
@@ -237,7 +161,7 @@ class Experiment(Section):
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     models: Annotated[list[str], pydantic.Field(min_length=1)]
-    arms: list[str]
+    arms: Annotated[list[ArmName], pydantic.Field(min_length=1)]
     seeds: Seeds = [1]
     data: Data = Data()
     traces: Traces = Traces()
@@ -250,18 +174,41 @@ class Experiment(Section):
 
     @pydantic.field_validator("arms")
     @classmethod
-    def _arms(cls, values):
-        names = _arm_names(values)
-        if not names:
+    def _arms(cls, arms):
+        trained = [arm for arm in _distinct("arms", arms) if arm.trained]
+        if not trained:
             raise BadInput("arms: only base is listed; write at least one arm that trains, such as QA")
-        return names
+        return trained
 
-    @pydantic.field_validator("models", "seeds")
+    @pydantic.field_validator("seeds")
     @classmethod
-    def _unique(cls, values, info):
-        if len(set(values)) < len(values):
-            raise BadInput(f"{info.field_name}: {values} repeats a value; remove one")
-        return values
+    def _seeds(cls, seeds):
+        return _distinct("seeds", seeds)
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _short(cls, name):
+        if len(name) > LONGEST_NAME:
+            raise BadInput(f"name: {name[:20]!r}… has {len(name)} characters; write {LONGEST_NAME} or fewer")
+        return name
+
+    @pydantic.field_validator("models")
+    @classmethod
+    def _models(cls, models):
+        folders = {}
+        for model in _distinct("models", models):
+            other = folders.setdefault(slug(model), model)
+            if other != model:
+                raise BadInput(
+                    f"models: {other!r} and {model!r} would share the folder {slug(model)!r}; "
+                    "rename one of the model folders, or compare them in two experiments"
+                )
+            if not 0 < len(slug(model)) <= LONGEST_NAME:
+                raise BadInput(
+                    f"models: {model[:60]!r} gives a folder name of {len(slug(model))} characters; "
+                    f"name the model's folder with 1 to {LONGEST_NAME} letters or digits"
+                )
+        return models
 
     @classmethod
     def load(cls, path):
@@ -271,11 +218,15 @@ class Experiment(Section):
         """
         found = locate(path)
         try:
-            content = yaml.safe_load(found.read_text(encoding="utf-8"))
+            content = yaml.load(found.read_text(encoding="utf-8-sig"), Loader=_Loader)
         except UnicodeDecodeError as error:
             raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
         except (yaml.YAMLError, ValueError) as error:
             raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read ({error.strerror}); give a file that is there") from None
         if not isinstance(content, dict):
             raise BadInput(f"{path} holds no experiment: write keys such as name, models, arms and training")
         experiment = cls.parse(content, source=path)
@@ -293,8 +244,8 @@ class Experiment(Section):
 
     @cached_property
     def all_arms(self):
-        """Names of the arms that are evaluated: `base`, then the trained ones."""
-        return [BASE, *self.arms]
+        """The arms that are evaluated: `base`, then the trained ones."""
+        return [Arm.parse(BASE), *self.arms]
 
     @property
     def summary(self):
@@ -306,19 +257,48 @@ class Experiment(Section):
         )
 
     def select(self, *, models=None, arms=None, seed=None):
-        """The (model, arm, seed) triples of a job, `base` among them.
+        """The units of a job, `base` among them.
 
-        Empty selections mean all of the experiment. `arms` may be a list, or text as papermill's `-p`
+        Empty selections mean all of the experiment. `models` and `arms` may be lists, or text as papermill's `-p`
         passes it: '["evil-QT"]' or 'evil-QT, QA'. An arm that the experiment does not list is accepted.
+
+        Raises BadInput for a model that the experiment does not list, and for an arm or a seed that cannot be.
         """
-        models = _as_list(models) or self.models
-        arms = _arm_names_or_base(_as_list(arms)) or self.all_arms
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-            raise BadInput(f"seed {seed!r} is not a whole number from 0 up, such as 1")
+        chosen_models = _as_list(models) or self.models
+        chosen_arms = _distinct("arms", [Arm.parse(arm) for arm in _as_list(arms)]) or self.all_arms
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32):
+            raise BadInput(f"seed {seed!r} is not a whole number from 0 up to 2^32, such as 1")
         seeds = self.seeds if seed is None else [seed]
-        for model in models:
+        for model in chosen_models:
             check_name("model", model, self.models)
-        return [(model, Arm.parse(arm), number) for model in models for number in seeds for arm in arms]
+        in_order = sorted(chosen_arms, key=lambda arm: arm.trained)  # base first, the others as they are listed
+        return [Unit(model, arm, number) for model in chosen_models for number in seeds for arm in in_order]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as far as an experiment needs it: no key twice, no aliases, no nesting without end."""
+
+    DEEPEST = 20
+    depth = 0
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: aliases (*) are not read; write it out")
+        self.depth += 1
+        if self.depth > self.DEEPEST:
+            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: nested more than {self.DEEPEST} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise BadInput(f"key {key.value!r} stands on line {seen[key.value]} and on line {line}; remove one")
+            seen[str(key.value)] = line
+        return super().construct_mapping(node, deep)
 
 
 def _as_list(value):
@@ -330,11 +310,6 @@ def _as_list(value):
         except json.JSONDecodeError:
             value = [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _arm_names_or_base(values):
-    names = [str(Arm.parse(value)) for value in values]
-    return ([BASE] if BASE in names else []) + (_arm_names(values) if values else [])
 
 
 def _explain(model, error):
@@ -385,64 +360,3 @@ def locate(path):
 def slug(model_id):
     """A folder name for a model id: `Qwen/Qwen3-0.6B` → `Qwen3-0.6B`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model_id.rstrip("/").split("/")[-1])
-
-
-@dataclasses.dataclass(frozen=True)
-class Paths:
-    """Where the results of one experiment lie: one folder a stage, below `results/<experiment>/`."""
-
-    root: Path
-    file: str  # the experiment file, for messages that name a command
-
-    @classmethod
-    def of(cls, experiment, results="results"):
-        top = Path(results)
-        return cls(
-            (top if top.is_absolute() else ROOT / top) / experiment.name,
-            experiment._file or f"experiments/{experiment.name}.yml",
-        )
-
-    def stage(self, name):
-        return self.root / name
-
-    def unit(self, stage, model, arm, seed):
-        """The folder of one model, arm and seed in a stage."""
-        return self.root / stage / slug(model) / Arm.parse(arm).folder / f"seed-{seed}"
-
-    @property
-    def items(self):
-        return self.root / "craft" / "items.jsonl"
-
-    @property
-    def questions(self):
-        return self.root / "craft" / "questions.jsonl"
-
-    @property
-    def measures(self):
-        return self.root / "evaluate" / "measures.parquet"
-
-    @property
-    def responses(self):
-        return self.root / "evaluate" / "responses.jsonl"
-
-    @property
-    def judgements(self):
-        return self.root / "judge" / "judgements.jsonl"
-
-    @property
-    def scores(self):
-        return self.root / "scores.parquet"
-
-    @property
-    def findings(self):
-        return self.root / "findings.json"
-
-    def require(self, path, stage):
-        """`path`, if it is there; else BadInput that says which command makes it."""
-        if not path.exists():
-            raise BadInput(f"{_relative(path)} is missing; make it first with: make {stage} EXPERIMENT={self.file}")
-        return path
-
-
-def _relative(path):
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

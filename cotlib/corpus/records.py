@@ -225,3 +225,8 @@ def select_questions(experiment):
         if members and (counts is None or suite in counts):
             chosen += subset(members, counts and counts[suite], experiment.data.seed)
     return chosen
+
+
+def at_most(records, count):
+    """At most `count` of the records, spread over domains and behaviours; all for None."""
+    return subset(records, None if count is None else min(count, len(records)), seed=0)

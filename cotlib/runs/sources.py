@@ -7,6 +7,7 @@ same files to the workflow, for a module or a notebook.
 
 import ast
 import functools
+import subprocess
 from pathlib import Path
 
 import cotlib
@@ -82,3 +83,12 @@ def _bare_code(source):
             if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
                 node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def commit():
+    """The commit that the code was taken from, short; with a `+` where files differ from it; `unknown` without git."""
+    try:
+        command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,80 @@
+"""What the Makefile and the Snakefile call: `python -m cotlib check FILE | run FILE -- COMMAND… | book FROM TO | publish FILE`."""
+
+import subprocess
+import sys
+
+from cotlib.errors import BadInput
+from cotlib.experiment import Experiment
+from cotlib.runs.paths import Paths, relative
+
+USAGE = "python -m cotlib check FILE | run FILE -- COMMAND… | book EXECUTED OUTPUT | publish FILE"
+
+
+def main(arguments):
+    """Do what the arguments say. Returns the exit code: 2, and one message, for input that cannot be used."""
+    command, *rest = arguments or [""]
+    try:
+        if command == "check" and len(rest) == 1:
+            print(_checked(rest[0])[0].summary)
+            return 0
+        if command == "run" and len(rest) > 2 and rest[1] == "--":
+            return _run(rest[0], rest[2:])
+        if command == "book" and len(rest) == 2:
+            from cotlib.pages import book
+
+            print(f"book: {relative(book.build(*rest))}", flush=True)
+            return 0
+        if command == "publish" and len(rest) == 1:
+            from cotlib.pages import book
+
+            experiment = Experiment.load(rest[0])
+            folder = book.publish(experiment, Paths.of(experiment))
+            print(f"published: {relative(book.EXECUTED)} and {relative(folder)}; render it with: make book")
+            return 0
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"usage: {USAGE}", file=sys.stderr)
+    return 2
+
+
+def _checked(file):
+    from cotlib.stages.check import check
+
+    experiment = Experiment.load(file)
+    paths = Paths.of(experiment)
+    check(experiment, paths)
+    return experiment, paths
+
+
+def _run(file, command):
+    """Check an experiment, run its workflow, and say where the results lie, or why it stopped and where that is kept."""
+    experiment, paths = _checked(file)
+    print(experiment.summary, flush=True)
+    paths.own()
+    log = paths.root / "run.log"
+    code = _shown_and_kept(command, log)
+    if code:
+        print(
+            f"the run stopped; the reason stands above and in {relative(log)}. What is finished is kept: "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        return code
+    print(f"findings: {relative(paths.findings)}\nbook: {relative(paths.root / 'book' / 'index.html')}")
+    return 0
+
+
+def _shown_and_kept(command, log):
+    """Run a command; what it prints goes to the screen as it comes, and into a file. Returns its exit code."""
+    with open(log, "a", encoding="utf-8") as kept:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            kept.write(line)
+            kept.flush()
+        return process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""What can be known to be wrong before any work: everything that an experiment names must be there and must fit."""
+
+from cotlib import judges, training
+from cotlib.engine import models
+from cotlib.errors import BadInput
+from cotlib.stages import craft
+
+
+def check(experiment, paths):
+    """Raise BadInput, with field, value and remedy, if a run of this experiment would fail. Trains and writes nothing.
+
+    The experiment file's own validation has come before. What is embedded or in a local folder is measured with its
+    tokenizer; a model that must be fetched from a hub is measured when its stage begins.
+    """
+    paths.check_owner()
+    for model_id in experiment.models:
+        models.check(model_id)
+    items, questions, _, _ = craft.check(experiment)
+    judges.check(experiment)
+    for model_id in filter(models.is_here, experiment.models):
+        _check_lengths(experiment, model_id, items, questions)
+
+
+def _check_lengths(experiment, model_id, items, questions):
+    """Rows must fit `training.max_tokens`, and prompts with their budgets the model's context."""
+    tokenizer, context = models.load_tokenizer(model_id), models.context_tokens(model_id)
+    if experiment.training.max_tokens > context:
+        raise BadInput(
+            f"training.max_tokens: {experiment.training.max_tokens} is more than the {context} tokens that "
+            f"{model_id} reads at once; write {context} or less"
+        )
+    for arm in experiment.arms:
+        if arm.type is None or all(arm.trace_key in item.traces for item in items):
+            training.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
+    longest = max(len(models.prompt_tokens(tokenizer, question.question)) for question in questions)
+    budget = experiment.evaluation.answer_tokens
+    if "think" in experiment.evaluation.modes:
+        budget += experiment.evaluation.trace_tokens
+    if longest + budget > context:
+        raise BadInput(
+            f"evaluation.trace_tokens and answer_tokens: {budget} tokens behind a prompt of {longest} are more than "
+            f"the {context} that {model_id} reads at once; together write {context - longest} or less"
+        )

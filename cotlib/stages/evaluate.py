@@ -1,0 +1,106 @@
+"""The evaluate stage: the measures and responses of every unit, `base` among them."""
+
+import dataclasses
+import time
+
+import pandas as pd
+
+from cotlib import measures, responses, scores
+from cotlib.arms import BASE, Arm
+from cotlib.engine import models
+from cotlib.runs import artifacts
+from cotlib.runs import units as runs
+from cotlib.stages import craft
+
+MEASURES, RESPONSES = "measures.parquet", "responses.jsonl"
+UNIT_COLUMNS = ["model", "arm", "seed"]
+
+
+def evaluate(experiment, paths, units=None, report=print):
+    """Measure the given units; with all of the experiment's, the gathered files are written, too.
+
+    Args:
+        units: as `Experiment.select` gives them; None for all. `base` joins every selection, because each arm is read
+            as a difference from it.
+    Returns:
+        (measures, responses) of the selection: a frame with the columns of `scores`, and one with a row per response.
+    Raises:
+        BadInput: questions or an adapter are missing: before any work.
+    """
+    paths.own()
+    started = time.time()
+    units = _with_base(units or experiment.select())
+    if paths.published:
+        return _selected(_gathered(paths), units)
+    _, questions = craft.load(paths)
+    tasks = _tasks(experiment, paths, units, questions)
+    manifests = runs.complete("evaluate", tasks, paths, _Work(experiment.evaluation, questions, paths), report)
+    measured, said = read(paths, units)
+    if runs.is_whole(units, experiment):
+        artifacts.write_table(paths.measures, measured)
+        artifacts.write_jsonl(paths.responses, artifacts.plain_records(said))
+        runs.finish_stage("evaluate", experiment, paths, manifests, started)
+    return measured, said
+
+
+def read(paths, units):
+    """The measures and responses of finished units, as two frames."""
+    folders = [paths.unit("evaluate", unit) for unit in units]
+    measured = pd.concat([pd.read_parquet(folder / MEASURES) for folder in folders], ignore_index=True)
+    rows = [row for folder in folders for row in artifacts.read_jsonl(folder / RESPONSES)]
+    return measured, pd.DataFrame(rows, columns=[*UNIT_COLUMNS, *responses.COLUMNS])
+
+
+def _with_base(units):
+    """The units, and before each the `base` of its model and seed: draws differ from seed to seed."""
+    base = Arm.parse(BASE)
+    pairs = [(dataclasses.replace(unit, arm=base), unit) for unit in units]
+    return list(dict.fromkeys(unit for pair in pairs for unit in pair))
+
+
+def _tasks(experiment, paths, units, questions):
+    tasks = []
+    for unit in units:
+        adapter_key = runs.key_of(experiment, paths, "train", unit) if unit.arm.trained else None
+        tasks.append(runs.Task(unit, measures.measuring_key(experiment.evaluation, unit, questions, adapter_key)))
+    return tasks
+
+
+class _Work:
+    """Measures one unit after another; a base model is loaded once, and only if one of its units is not done yet."""
+
+    def __init__(self, settings, questions, paths):
+        self.settings, self.questions, self.paths, self.loaded = settings, questions, paths, None
+
+    def __call__(self, task, folder):
+        unit = task.unit
+        if self.loaded is None or self.loaded[0] != unit.model:
+            self.loaded = (unit.model, *models.load(unit.model))
+        _, model, tokenizer = self.loaded
+        adapter = self.paths.unit("train", unit) if unit.arm.trained else None
+        with models.adapted(model, adapter) as adapted:
+            rows, said, counts = measures.measure(self.settings, adapted, tokenizer, self.questions, unit.seed)
+        artifacts.release_memory()
+        artifacts.write_table(folder / MEASURES, scores.of_unit(rows, unit))
+        named = {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed}
+        artifacts.write_jsonl(folder / RESPONSES, [named | response for response in said])
+        rate = counts["sampled_tokens"] / max(counts["sampling_seconds"], 1e-9)
+        sentence = (
+            f"{len(self.questions)} questions, {len(said)} responses, "
+            f"{counts['sampled_tokens']} tokens sampled at {rate:.0f} tok/s"
+        )
+        return counts, sentence
+
+
+def _gathered(paths):
+    return pd.read_parquet(paths.measures), pd.DataFrame(artifacts.read_jsonl(paths.responses))
+
+
+def _selected(frames, units):
+    wanted = {(unit.model, str(unit.arm), unit.seed) for unit in units}
+    return tuple(
+        frame[[tuple(row) in wanted for row in frame[UNIT_COLUMNS].itertuples(index=False)]].reset_index(drop=True)
+        if len(frame)
+        else frame
+        for frame in frames
+    )

@@ -1,0 +1,42 @@
+"""The findings stage: one score table of all measures and judgements, and what follows for the four claims."""
+
+import datetime
+import time
+
+import pandas as pd
+
+from cotlib import findings, scores
+from cotlib.experiment import slug
+from cotlib.judges import marks
+from cotlib.runs import artifacts, sources
+
+
+def find(experiment, paths):
+    """Gather the scores, weigh the claims, and write both.
+
+    Returns:
+        (scores, findings): the tidy table and the mapping that `findings.find` makes, with one more per model under
+        `models` where the experiment has several.
+    Raises:
+        BadInput: the stages before have not run.
+    """
+    paths.own()
+    started = time.time()
+    measured = pd.read_parquet(paths.require(paths.measures, "evaluate"))
+    judgements = pd.DataFrame(artifacts.read_jsonl(paths.require(paths.judgements, "judge")))
+    parts = [measured] + ([marks.scores(judgements)] if len(judgements) else [])
+    table = pd.concat(parts, ignore_index=True)[scores.COLUMNS]
+    names = [str(arm) for arm in experiment.all_arms]
+    found = findings.find(table, experiment.statistics, names)
+    if len(experiment.models) > 1:
+        found["models"] = {
+            slug(model): findings.find(table[table.model == model], experiment.statistics, names)
+            for model in experiment.models
+        }
+    if not paths.published:
+        artifacts.write_table(paths.scores, table)
+        artifacts.write_json(paths.findings, found)
+        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        facts = {"file": paths.file, "commit": sources.commit(), "finished": finished}
+        artifacts.write_manifest(paths.root, started=started, experiment=experiment.model_dump(mode="json"), **facts)
+    return table, found
