@@ -4,27 +4,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
 REQUIREMENTS := requirements.txt requirements-no-deps.txt requirements-dev.txt
-SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snakefile --cores all --nolock --rerun-incomplete --quiet all --config experiment=$(EXPERIMENT) --
+SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snakefile --cores all --nolock --rerun-incomplete --quiet progress rules host reason --config experiment=$(EXPERIMENT) --
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: check help run craft train evaluate judge findings plan book test test-fast bench lint environment clean
+.PHONY: check help run craft train evaluate judge findings plan book publish test test-fast bench lint environment clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## */\1\t/' | expand -t 40
 
-run: check  ## run the whole experiment and build the book (EXPERIMENT=experiments/mine.yml for your own)
-	@$(BIN)/python -m cotlib.workflow run $(EXPERIMENT) -- $(SNAKEMAKE) all
+run: environment  ## run the whole experiment and build the book (EXPERIMENT=experiments/mine.yml for your own)
+	@$(BIN)/python -m cotlib run $(EXPERIMENT) -- $(SNAKEMAKE) all
 
-craft train evaluate judge findings: check  ## run one stage and those before it
-	@$(SNAKEMAKE) $@
+craft train evaluate judge findings: environment  ## run one stage and those before it
+	@$(BIN)/python -m cotlib run $(EXPERIMENT) -- $(SNAKEMAKE) $@
 
 plan: environment  ## show what `make run` would do
 	@$(BIN)/snakemake --cores all --nolock --dry-run --config experiment=$(EXPERIMENT)
 
-book: environment  ## render the book from the committed executed notebooks, running nothing
-	@$(BIN)/python -m cotlib.pages.book
+book: environment  ## render the published run's book into _build/html, running nothing
+	@$(BIN)/python -m cotlib book book/executed _build/html
+
+publish: environment  ## make a finished run the published one: book/executed and book/results
+	@$(BIN)/python -m cotlib publish $(EXPERIMENT)
 
 test: environment  ## all tests
 	@$(BIN)/python -m pytest -q
@@ -41,7 +44,7 @@ lint: environment  ## check style
 environment: $(VENV)/.installed  ## create .venv with the pinned packages
 
 check: environment  ## say what an experiment file asks for, or what is wrong with it
-	@$(BIN)/python -m cotlib.workflow check $(EXPERIMENT)
+	@$(BIN)/python -m cotlib check $(EXPERIMENT)
 
 $(VENV)/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
