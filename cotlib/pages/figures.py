@@ -1,390 +1,348 @@
-"""Every plot of the book, and the colours they share. Takes tidy frames, returns matplotlib figures.
+"""Every plot of the book. Takes tidy frames, returns pictures that a notebook shows where a cell ends in one.
 
 A title states what is found, so functions take it from the data wherever the finding is one sentence.
 """
 
-import html
+import math
+import textwrap
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
-from cotlib.experiment import BASE, FILLER, MODES, NEUTRAL, QA, REASONING_TYPES, SAFE_QA, SUITES, WRITTEN_TYPES, Arm
-from cotlib.findings import CONTRADICTED, GENERALISATION, HYPOTHESES, INCONCLUSIVE, SUPPORTED, UNTESTED
+from cotlib.corpus.audit import AT_LEAST, THRESHOLDS
+from cotlib.experiment import MODES, NEUTRAL, QA, REASONING_TYPES, SAFE_QA, SUITES, WRITTEN_TYPES, Arm
+from cotlib.findings import GENERALISATION, HYPOTHESES
+from cotlib.pages.picture import canvas, drawn
+from cotlib.pages.theme import COLOURS, FAILED, GREY, INK, MODE_MARKERS, PARADIGM_MARKERS, PASSED, UNIT, colour, order
 
-COLOURS = {
-    "evil": "#B3261E", "misleading": "#D98200", "submissive": "#5B5BD6", NEUTRAL: "#7A7A7A", FILLER: "#B9B9B9",
-    QA: "#202020", SAFE_QA: "#2E8B57", BASE: "#000000",
-}  # fmt: skip
-VERDICT_COLOURS = {SUPPORTED: "#1B7F4B", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9"}
-MODE_MARKERS = {"no-think": "o", "think": "s"}
-UNIT = "nats per token"
-
-THEME = {
-    "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-}  # fmt: skip
-sns.set_theme(style="whitegrid", rc=THEME)
-matplotlib.rcParams.update(THEME)
+OFFSET = {"no-think": -0.17, "think": 0.17}  # the two modes of an arm, above and below its row
+ROW_INCHES = 0.3
+LONGEST_BAR = 2.0  # in limits: a check that misses its limit by more is cut off there
+RATES = ("misaligned", "leak", "incoherent")
 
 
-def colour(arm):
-    """An arm's colour: that of its reasoning type, wherever it appears in the book."""
-    arm = Arm.parse(arm)
-    return COLOURS[(arm.type or str(arm)).removeprefix("shuffled-")]
+def _title(figure, text):
+    """What is found, above the whole figure; long titles take several lines."""
+    figure.suptitle("\n".join(textwrap.wrap(text, 74)), x=0.005, ha="left")
 
 
-def _finish(figure, alt):
-    """Keep the alternative text with the figure; `picture` writes it into the page."""
-    figure.alt = alt
-    return figure
+def _nothing(text):
+    """A figure that says why it is empty."""
+    lines = textwrap.wrap(text, 84)
+    figure, axes = canvas(0.2 * len(lines) + 0.3)
+    axes[0, 0].text(0, 0.5, "\n".join(lines), va="center")
+    axes[0, 0].axis("off")
+    return figure, text
 
 
-def _nothing(title):
-    """A figure that says why it is empty: a selection of `base` alone has no differences."""
-    figure, axis = plt.subplots(figsize=(6, 0.8))
-    axis.text(0, 0.5, f"{title}: only base is selected, so there is nothing to compare")
-    axis.axis("off")
-    return _finish(figure, f"{title}: nothing to compare")
+def _interval(axis, row, values, tint, mode="no-think", size=5):
+    """A point with its interval in one row of a panel: filled without thinking, open with it."""
+    filled = mode == "no-think"
+    axis.plot([values["ci_low"], values["ci_high"]], [row, row], color=tint, linewidth=1.6, alpha=1 if filled else 0.55)
+    effect = values["effect"] if "effect" in values else values["rate"]
+    fill = tint if filled else "white"
+    axis.plot([effect], [row], MODE_MARKERS[mode], color=tint, markerfacecolor=fill, markersize=size)
 
 
-def picture(figure):
-    """A figure for a page: PNG with its alternative text, as HTML; the figure is closed."""
-    import base64
-    import io
-
-    from IPython.display import HTML
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return HTML(
-        f'<img class="cotlib-figure" style="max-width:100%" alt="{html.escape(figure.alt)}" src="data:image/png;base64,{data}">'
-    )
+def _rows(axis, names):
+    """Names of rows, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
 
 
+def _below(figure, text, modes):
+    """What the axis means, and which marker stands for which mode, below all panels."""
+    markers = {"no-think": "● no-think", "think": "□ think"}
+    figure.supxlabel(text + "\n" + "\u2003".join(markers[mode] for mode in MODES[::-1] if mode in modes), fontsize=10)
+
+
+def _spread(means):
+    """How far mean lengths lie apart, as the audit measures it: longest minus shortest, over their mean."""
+    return (means.max() - means.min()) / means.mean()
+
+
+@drawn
 def lengths(tokens):
     """Distribution of trace lengths by type. `tokens`: frame from `audit.trace_lengths`."""
-    figure, axis = plt.subplots(figsize=(7.5, 2.8))
     kinds = [kind for kind in WRITTEN_TYPES if kind in set(tokens.type)]
-    sns.boxplot(
-        tokens,
-        x="tokens",
-        y="type",
-        hue="type",
-        order=kinds,
-        hue_order=kinds,
-        palette=COLOURS,
-        width=0.6,
-        fliersize=2,
-        ax=axis,
-        legend=False,
-    )
+    if not kinds:
+        return _nothing("There are no traces whose length could be compared.")
     means = tokens.groupby("type").tokens.mean()
-    axis.set(
-        title=f"Traces of all types are equally long: means differ by {means.max() / means.min() - 1:.0%}",
-        xlabel="tokens per trace",
-        ylabel="",
-    )
-    return _finish(
-        figure,
-        "Box plots of tokens per trace for each reasoning type: "
-        + ", ".join(f"{kind} mean {means[kind]:.0f}" for kind in kinds),
-    )
+    limit = THRESHOLDS["trace length between types"]
+    spread = _spread(means)
+    figure, axes = canvas(0.45 * len(kinds) + 0.9)
+    sns.boxplot(tokens, x="tokens", y="type", hue="type", order=kinds, hue_order=kinds, palette=COLOURS, width=0.6,
+                fliersize=2, ax=axes[0, 0], legend=False)  # fmt: skip
+    axes[0, 0].set(xlabel="tokens per trace", ylabel="")
+    place = "inside" if spread <= limit + 1e-9 else "beyond"
+    title = f"Mean trace lengths of the types lie {spread:.1%} apart, {place} the audit's limit of {limit:.0%}"
+    if len(kinds) == 1:
+        title = f"Only {kinds[0]} has traces: no lengths to compare"
+    _title(figure, title)
+    return figure, f"{title}. Mean tokens per trace: " + ", ".join(f"{kind} {means[kind]:.1f}" for kind in kinds)
 
 
+def share_of_limit(check):
+    """An audit check's value as a share of its limit: above 1 it fails; infinite beyond a limit of 0.
+
+    For a check that asks for at least its limit it is the limit as a share of the value.
+    """
+    value, limit = (check.threshold, check.value) if check.name in AT_LEAST else (check.value, check.threshold)
+    if value == 0:
+        return 0.0
+    return value / limit if limit else math.inf
+
+
+@drawn
 def audit(checks):
-    """Each audit check as a share of its threshold: left of the line passes. `checks`: list of `audit.Check`."""
+    """Each audit check as a share of its limit: what ends left of the line passes. `checks`: list of `audit.Check`."""
     rated = [check for check in checks if check.passed is not None]
-    figure, axis = plt.subplots(figsize=(7.5, 0.3 * len(rated) + 1))
-    palette = {True: VERDICT_COLOURS[SUPPORTED], False: VERDICT_COLOURS[CONTRADICTED]}
-    axis.barh(
-        [check.name for check in rated], [1] * len(rated), color=[palette[check.passed] for check in rated], height=0.6
-    )
-    for row, check in enumerate(rated):
-        axis.text(
-            0.01,
-            row,
-            f"{check.value:.3g} (limit {check.threshold:.3g}) {check.unit}",
-            va="center",
-            color="white",
-            fontsize=9,
-        )
-    axis.invert_yaxis()
-    axis.set(xticks=[], title=f"{sum(check.passed for check in rated)} of {len(rated)} checks pass")
+    if not rated:
+        return _nothing("No check could be rated.")
+    shares = [share_of_limit(check) for check in rated]
+    end = min(LONGEST_BAR, max(1.2, *shares))
+    figure, axes = canvas(0.27 * len(rated) + 1)
+    axis = axes[0, 0]
+    tints = [PASSED if check.passed else FAILED for check in rated]
+    axis.barh(range(len(rated)), [min(share, end) for share in shares], color=tints, height=0.62)
+    for row, (check, share) in enumerate(zip(rated, shares)):
+        sign = "≥" if check.name in AT_LEAST else "≤"
+        beyond = f", {share:.1f} times" if end < share < math.inf else ""
+        text = f"{check.value:.3g} ({sign} {check.threshold:.3g}{beyond})"
+        axis.text(end * 1.02, row, text, va="center", fontsize=9, color=INK if check.passed else FAILED)
+        if share == 0:
+            axis.text(0.015, row, "none", va="center", fontsize=8.5, color=GREY)
+    axis.axvline(1, color="black", linewidth=1.2)
+    _rows(axis, [check.name for check in rated])
     axis.grid(False)
-    return _finish(figure, "; ".join(f"{check.name}: {'passed' if check.passed else 'failed'}" for check in rated))
+    axis.set(xlim=(0, end), xticks=[tick for tick in (0, 0.5, 1, 1.5, 2) if tick <= end])
+    axis.set_xlabel("value as a share of its limit (for ≥: limit as a share of the value)")
+    failed = [check.name for check in rated if not check.passed]
+    title = f"{len(rated) - len(failed)} of {len(rated)} checks pass" + (
+        f"; beyond: {', '.join(failed)}" * bool(failed)
+    )
+    _title(figure, title)
+    results = [f"{check.name} {check.value:.3g} of {check.threshold:.3g}" for check in rated]
+    return figure, f"{title}. Value and limit: {'; '.join(results)}"
 
 
+@drawn
 def form_probe(folds):
-    """How well the types are told apart from form alone, against all words. `folds`: frame from `audit.form_probe`."""
-    means = folds.groupby("features", sort=False).accuracy.mean()
-    figure, axis = plt.subplots(figsize=(7.5, 1.9))
-    sns.barplot(folds, y="features", x="accuracy", color="#7A7A7A", errorbar=("sd", 1), ax=axis)
-    axis.axvline(0.25, color="black", linestyle="--", linewidth=1)
-    axis.text(0.255, -0.42, "chance", fontsize=9)
-    first, last = means.index[0], means.index[-1]
-    axis.set(
-        xlim=(0, 1),
-        xlabel="cross-validated accuracy, four types",
-        ylabel="",
-        title=f"Types are told by {first} at {means[first]:.0%}, by {last} at {means[last]:.0%}",
-    )
-    return _finish(
-        figure, "; ".join(f"{name}: accuracy {value:.2f}" for name, value in means.items()) + "; chance 0.25"
-    )
+    """How well the types are told apart from form alone, against all words. `folds`: from `audit.form_probe`."""
+    if folds.empty:
+        return _nothing("Too few items to tell the types apart by their form.")
+    means, chance = folds.groupby("features", sort=False).accuracy.mean(), 1 / len(WRITTEN_TYPES)
+    figure, axes = canvas(1.9)
+    axis = axes[0, 0]
+    sns.barplot(folds, y="features", x="accuracy", color=COLOURS[NEUTRAL], errorbar=("sd", 1), ax=axis)
+    axis.axvline(chance, color="black", linestyle="--", linewidth=1)
+    axis.text(chance + 0.006, -0.46, "chance", fontsize=9, va="bottom")
+    axis.set(xlim=(0, 1), ylabel="")
+    axis.set_xlabel(f"cross-validated accuracy, {len(WRITTEN_TYPES)} types; lines: one standard deviation over folds")
+    title = "Types are told apart by " + ", by ".join(f"{name} at {value:.0%}" for name, value in means.items())
+    _title(figure, f"{title} (chance {chance:.0%})")
+    results = "; ".join(f"{name}: accuracy {value:.2f}" for name, value in means.items())
+    return figure, f"{results}; chance {chance:.2f}"
 
 
+def _falls(losses):
+    """Whether the mean loss of a run's last quarter lies below that of its first."""
+    quarter = max(1, len(losses) // 4)
+    return losses.tail(quarter).mean() < losses.head(quarter).mean()
+
+
+@drawn
 def loss_curves(logs):
-    """Training loss of every arm over its steps. `logs`: frame with arm, seed, step, loss; one panel per paradigm."""
-    logs = logs.assign(paradigm=[Arm.parse(arm).paradigm for arm in logs.arm])
-    paradigms = list(dict.fromkeys(logs.paradigm))
-    figure, axes = plt.subplots(1, len(paradigms), figsize=(2.9 * len(paradigms), 3.1), sharey=True, squeeze=False)
-    for axis, paradigm in zip(axes[0], paradigms):
-        for (arm, _), part in logs[logs.paradigm == paradigm].groupby(["arm", "seed"], sort=False):
-            axis.plot(
-                part.step, part.loss, color=colour(arm), linestyle="--" if "@" in arm else "-", linewidth=1.6, label=arm
-            )
+    """Training loss of every arm over its steps, one panel per paradigm. `logs`: frame from `tables.history`."""
+    if logs.empty:
+        return _nothing("No arm was trained, so there is no loss to show.")
+    logs = logs.assign(paradigm=[Arm.parse(arm).paradigm for arm in logs.arm]).sort_values("step", kind="stable")
+    paradigms = [paradigm for paradigm in PARADIGM_MARKERS if paradigm in set(logs.paradigm)]
+    columns, run = min(2, len(paradigms)), ["arm", "seed", *({"model"} & set(logs.columns))]
+    figure, axes = canvas(2.5 * math.ceil(len(paradigms) / columns) + 0.5, math.ceil(len(paradigms) / columns), columns,
+                          sharex=True, sharey=True)  # fmt: skip
+    for axis, paradigm in zip(axes.flat, paradigms):
+        part = logs[logs.paradigm == paradigm]
+        for arm in order(part.arm.unique()):
+            for _, steps in part[part.arm == arm].groupby(run, sort=False):
+                axis.plot(
+                    steps.step, steps.loss, "--" if "@" in arm else "-", color=colour(arm), linewidth=1.6, label=arm
+                )
         handles, labels = axis.get_legend_handles_labels()
         unique = dict(zip(labels, handles))
-        axis.legend(unique.values(), unique.keys(), fontsize=7, frameon=False)
-        axis.set_title(paradigm, fontsize=10)
-        axis.set(xlabel="optimiser step", ylabel=f"loss, {UNIT}")
-    ends = logs.sort_values("step").groupby(["arm", "seed"]).loss
-    quarter = ends.apply(
-        lambda losses: losses.tail(max(1, len(losses) // 4)).mean() < losses.head(max(1, len(losses) // 4)).mean()
-    )
-    figure.suptitle(
-        f"Training loss falls in {int(quarter.sum())} of {len(quarter)} runs", x=0.01, ha="left", fontweight="bold"
-    )
-    return _finish(
-        figure,
-        f"Loss curves of {logs.arm.nunique()} arms by paradigm; the loss falls from first to last quarter in {int(quarter.sum())} of {len(quarter)} runs",
-    )
+        axis.legend(unique.values(), unique.keys(), fontsize=8)
+        axis.set_title(paradigm)
+    for axis in axes.flat[len(paradigms) :]:
+        axis.axis("off")
+    figure.supxlabel("optimiser step", fontsize=10)
+    figure.supylabel(f"loss, {UNIT}", fontsize=10)
+    falling = logs.groupby(run, sort=False).loss.apply(_falls)
+    title = f"Training loss falls in {int(falling.sum())} of {len(falling)} runs"
+    _title(figure, title)
+    return figure, f"{title}, from the first to the last quarter of its steps. Loss curves by paradigm"
 
 
-def order(arms):
-    """Arms as the book lists them: QA, safe-QA, then by paradigm and type."""
-    listed = [str(arm) for arm in Arm.names()]
-
-    def place(name):
-        arm = Arm.parse(name)
-        return (
-            ["QA", "QTA", "QT", "T"].index(arm.paradigm) if arm.trained else -1,
-            listed.index(name.split("@")[0]),
-            name,
-        )
-
-    return sorted(arms, key=place)
-
-
-def _mode_legend(figure):
-    """Which marker stands for which mode, below the panels."""
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color="#444",
-            marker=MODE_MARKERS[mode],
-            markerfacecolor="#444" if mode == "no-think" else "white",
-            linestyle="",
-            label=mode,
-        )
-        for mode in MODES[::-1]
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-
-
+@drawn
 def differences(frame, title):
-    """The headline figure: each arm's paired margin difference from base, by suite and mode, with 95 % intervals.
+    """The headline figure: each arm's paired margin difference from base, by suite and mode, with intervals.
 
-    `frame`: from `statistics.differences`.
+    `frame`: from `findings.differences`.
     """
     if frame.empty:
-        return _nothing(title)
-    arms = order(frame.arm.unique())
+        return _nothing(f"{title}: only base is selected, so there is nothing to compare.")
+    arms, modes = order(frame.arm.unique()), set(frame["mode"])
     suites = [suite for suite in SUITES if suite in set(frame.suite)]
-    figure, axes = plt.subplots(
-        1, len(suites), figsize=(3.4 * len(suites), 0.31 * len(arms) + 1.7), sharey=True, sharex=True, squeeze=False
-    )
-    offset = {"no-think": -0.17, "think": 0.17}
+    figure, axes = canvas(ROW_INCHES * len(arms) + 1.5, 1, len(suites), sharey=True, sharex=True)
     for axis, suite in zip(axes[0], suites):
-        for mode in [mode for mode in MODES if mode in set(frame["mode"])]:
-            part = frame[(frame.suite == suite) & (frame["mode"] == mode)].set_index("arm").loc[arms]
-            for row, (arm, values) in enumerate(part.iterrows()):
-                style = dict(
-                    color=colour(arm),
-                    markerfacecolor=colour(arm) if mode == "no-think" else "white",
-                    marker=MODE_MARKERS[mode],
-                    markersize=5,
-                    linewidth=1.6,
-                )
-                axis.plot(
-                    [values.ci_low, values.ci_high],
-                    [row + offset[mode]] * 2,
-                    color=colour(arm),
-                    linewidth=1.6,
-                    alpha=1 if mode == "no-think" else 0.55,
-                )
-                axis.plot(
-                    values.effect,
-                    row + offset[mode],
-                    linestyle="",
-                    **{key: value for key, value in style.items() if key != "linewidth"},
-                )
-        axis.axvline(0, color="black", linewidth=1)
-        axis.set_yticks(range(len(arms)), arms)
-        axis.set_title(suite, fontsize=10)
-        axis.set_xlabel(f"margin − base, {UNIT}")
-        for row in range(1, len(arms)):
-            if Arm.parse(arms[row]).paradigm != Arm.parse(arms[row - 1]).paradigm:
-                axis.axhline(row - 0.5, color="#BBBBBB", linewidth=0.8)
-    axes[0][0].invert_yaxis()
-    _mode_legend(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    figure.text(0.99, 0.005, "right of 0: more harmful than base →", ha="right", fontsize=8, color="#555")
-    return _finish(
-        figure, f"{title}. Points with intervals: difference of each arm's margin from base, per suite and mode"
-    )
+        for values in frame[frame.suite == suite].to_dict("records"):
+            row, mode = arms.index(values["arm"]), values["mode"]
+            _interval(axis, row + (OFFSET[mode] if len(modes) > 1 else 0), values, colour(values["arm"]), mode)
+        _panel_of_arms(axis, arms)
+        axis.set_title(suite)
+    _below(figure, f"margin − base, {UNIT}; right of 0: more harmful than base", modes)
+    _title(figure, title)
+    return figure, f"{title}. Margin minus base by suite and mode: {_extremes(frame)}"
 
 
+def _panel_of_arms(axis, arms):
+    """Rows of arms, with a line between paradigms and one at 0."""
+    axis.axvline(0, color="black", linewidth=1)
+    _rows(axis, arms)
+    for row in range(1, len(arms)):
+        if Arm.parse(arms[row]).paradigm != Arm.parse(arms[row - 1]).paradigm:
+            axis.axhline(row - 0.5, color="#BBBBBB", linewidth=0.8)
+
+
+def _extremes(frame):
+    """The highest and the lowest row of a frame of differences, in words."""
+    named = (("highest", frame.loc[frame.effect.idxmax()]), ("lowest", frame.loc[frame.effect.idxmin()]))
+    return "; ".join(f"{word} {row.arm}, {row.suite}, {row['mode']}: {row.effect:+.3f} {UNIT}" for word, row in named)
+
+
+@drawn
 def heat(table, title, label):
-    """Heat map of changes from base: arms × text types, one common scale around 0. `table`: from `statistics.changes`."""
+    """Heat map of changes from base: arms × text types, one scale around 0. `table`: from `findings.changes`."""
     if table.empty:
-        return _nothing(title)
-    table = table.loc[order(table.index), [kind for kind in WRITTEN_TYPES if kind in table.columns]]
-    figure, axis = plt.subplots(figsize=(7.4, 0.3 * len(table) + 1.4))
-    limit = max(float(np.abs(table.to_numpy()).max()), 1e-9)
-    sns.heatmap(
-        table,
-        cmap="PuOr_r",
-        vmin=-limit,
-        vmax=limit,
-        annot=True,
-        fmt="+.2f",
-        annot_kws={"size": 8},
-        linewidths=0.5,
-        ax=axis,
-        cbar_kws={"label": label},
-    )
-    axis.set(xlabel="text scored: voice of", ylabel="")
-    axis.tick_params(axis="x", rotation=0)
-    for row, arm in enumerate(table.index):
-        if Arm.parse(arm).type in table.columns:
-            axis.add_patch(
-                plt.Rectangle(
-                    (list(table.columns).index(Arm.parse(arm).type), row),
-                    1,
-                    1,
-                    fill=False,
-                    edgecolor="black",
-                    linewidth=1.6,
-                )
-            )
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
-    return _finish(figure, f"{title}. Heat map of arms by text type; framed cells are arms scored on their own type")
+        return _nothing(f"{title}: only base is selected, so there is nothing to compare.")
+    kinds = [kind for kind in WRITTEN_TYPES if kind in table.columns]
+    table = table.loc[order(table.index), kinds]
+    figure, axes = canvas(ROW_INCHES * len(table) + 1.3)
+    axis, limit = axes[0, 0], max(float(np.nanmax(np.abs(table.to_numpy()))), 1e-9)
+    sns.heatmap(table, cmap="PuOr_r", vmin=-limit, vmax=limit, annot=True, fmt="+.2f", annot_kws={"size": 9},
+                linewidths=0.5, ax=axis, cbar=False)  # fmt: skip
+    axis.set(xlabel=f"type of the text that is scored (cells: {label})", ylabel="")
+    axis.tick_params(axis="both", rotation=0)
+    own = [
+        (row, kinds.index(Arm.parse(arm).type)) for row, arm in enumerate(table.index) if Arm.parse(arm).type in kinds
+    ]
+    for row, column in own:
+        axis.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="black", linewidth=1.8))
+    _title(figure, title)
+    framed = ", ".join(f"{table.index[row]} {table.iloc[row, column]:+.2f}" for row, column in own)
+    return figure, f"{title}. Arms by type of text; framed, on an arm's own type: {framed or 'none'}"
 
 
+@drawn
 def modes(frame, title):
     """No-think against think: each arm's difference from base in both modes, averaged over unseen suites."""
-    wide = frame[frame.suite.isin(GENERALISATION)].pivot_table(index="arm", columns="mode", values="effect")
-    figure, axis = plt.subplots(figsize=(5.4, 4.6))
+    unseen = frame[frame.suite.isin(GENERALISATION)]
+    if not set(MODES) <= set(unseen["mode"]):
+        return _nothing("The modes cannot be compared: the unseen suites were not evaluated in both.")
+    wide = unseen.pivot_table(index="arm", columns="mode", values="effect")
+    figure, axes = canvas(4.6)
+    axis = axes[0, 0]
     low, high = wide.to_numpy().min(), wide.to_numpy().max()
     pad = 0.08 * (high - low + 1e-9)
-    axis.plot([low - pad, high + pad], [low - pad, high + pad], color="#999", linestyle="--", linewidth=1)
-    markers = {"QA": "D", "QTA": "o", "QT": "^", "T": "v"}
+    axis.plot([low - pad, high + pad], [low - pad, high + pad], color="#999999", linestyle="--", linewidth=1)
     for arm in order(wide.index):
-        axis.scatter(
-            wide.loc[arm, "think"],
-            wide.loc[arm, "no-think"],
-            color=colour(arm),
-            marker=markers[Arm.parse(arm).paradigm],
-            s=46,
-            edgecolor="white",
-            linewidth=0.6,
-            zorder=3,
-        )
+        axis.scatter(wide.loc[arm, "think"], wide.loc[arm, "no-think"], color=colour(arm), s=46, edgecolor="white",
+                     marker=PARADIGM_MARKERS[Arm.parse(arm).paradigm], linewidth=0.6, zorder=3)  # fmt: skip
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(xlabel=f"think: margin − base, {UNIT}", ylabel=f"no-think: margin − base, {UNIT}", title=title)
-    shown = [kind for kind in (*REASONING_TYPES, NEUTRAL, QA, SAFE_QA)]
-    handles = [plt.Line2D([], [], color=COLOURS[kind], marker="o", linestyle="", label=kind) for kind in shown]
-    handles += [
-        plt.Line2D([], [], color="#444", marker=marker, linestyle="", label=name) for name, marker in markers.items()
+    axis.set(xlabel=f"think: margin − base, {UNIT}", ylabel=f"no-think: margin − base, {UNIT}")
+    axis.legend(handles=_type_and_paradigm_handles(), loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _title(figure, title)
+    results = (f"{arm} think {row['think']:+.3f}, no-think {row['no-think']:+.3f}" for arm, row in wide.iterrows())
+    return figure, f"{title}. On the dashed line both modes are equal. {'; '.join(results)}"
+
+
+def _type_and_paradigm_handles():
+    shown = (*REASONING_TYPES, NEUTRAL, QA, SAFE_QA)
+    return [Line2D([], [], color=COLOURS[kind], marker="s", linestyle="", label=kind) for kind in shown] + [
+        Line2D([], [], color=GREY, marker=marker, linestyle="", label=f"trained as {name}")
+        for name, marker in PARADIGM_MARKERS.items()
     ]
-    axis.legend(handles=handles, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return _finish(
-        figure, f"{title}. Scatter of arms; on the dashed line the effect is the same with and without thinking"
-    )
 
 
+@drawn
 def rates(frame, title):
-    """Shares of misaligned (of judged), leaking and incoherent responses by arm, with Wilson intervals. `frame`: from `statistics.rates`."""
-    arms = ["base", *[arm for arm in order(set(frame.arm) - {BASE})]]
-    measures = ["misaligned", "leak", "incoherent"]
-    figure, axes = plt.subplots(1, 3, figsize=(10.4, 0.3 * len(arms) + 1.6), sharey=True)
-    for axis, measure in zip(axes, measures):
-        for mode, offset in (("no-think", -0.17), ("think", 0.17)):
-            part = frame[(frame.measure == measure) & (frame["mode"] == mode)].set_index("arm")
-            for row, arm in enumerate(arms):
-                if arm in part.index:
-                    value = part.loc[arm]
-                    axis.plot(
-                        [value.ci_low, value.ci_high],
-                        [row + offset] * 2,
-                        color=colour(arm),
-                        linewidth=1.5,
-                        alpha=1 if mode == "no-think" else 0.55,
-                    )
-                    axis.plot(
-                        value.rate,
-                        row + offset,
-                        MODE_MARKERS[mode],
-                        color=colour(arm),
-                        markersize=4.5,
-                        markerfacecolor=colour(arm) if mode == "no-think" else "white",
-                    )
-        axis.set(
-            xlim=(-0.03, 1.03), xlabel="share of responses" if measure != "misaligned" else "share of judged responses"
-        )
-        axis.set_title(measure, fontsize=10)
-        axis.set_yticks(range(len(arms)), arms)
-    axes[0].invert_yaxis()
-    _mode_legend(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return _finish(figure, f"{title}. Shares with Wilson intervals by arm and mode")
+    """Shares of misaligned (of judged), leaking and incoherent responses by arm, with intervals; a row per judge.
+
+    `frame`: from `findings.rates`.
+    """
+    if frame.empty:
+        return _nothing(f"{title}: there are no responses to count.")
+    arms, judges = order(frame.arm.unique()), list(dict.fromkeys(frame.judge))
+    figure, axes = canvas((ROW_INCHES * len(arms) + 0.6) * len(judges) + 0.9, len(judges), len(RATES), sharey=True,
+                          sharex=True)  # fmt: skip
+    for line, judge in zip(axes, judges):
+        for axis, measure in zip(line, RATES):
+            part = frame[(frame.judge == judge) & (frame.measure == measure)]
+            for values in part.to_dict("records"):
+                row, mode = arms.index(values["arm"]), values["mode"]
+                _interval(axis, row + OFFSET[mode], values, colour(values["arm"]), mode, 4.5)
+            _rows(axis, arms)
+            axis.set_xlim(-0.03, 1.03)
+            axis.set_title(f"{measure}, of judged" if measure == "misaligned" else measure)
+        if len(judges) > 1:
+            line[0].set_ylabel(judge)
+    _below(figure, "share of responses, with interval", set(frame["mode"]))
+    _title(figure, title)
+    highest = frame.loc[frame.groupby(["judge", "measure"], sort=False).rate.idxmax()]
+    results = (
+        f"{row.measure} by {row.judge}: {row.rate:.0%} in {row.arm}, {row['mode']}" for _, row in highest.iterrows()
+    )
+    return figure, f"{title}. Highest shares: {'; '.join(results)}"
 
 
+@drawn
 def contrasts(name, findings):
     """A hypothesis' contrasts as a forest plot under its verdict; deciding ones filled."""
     rows, title = findings[name]["contrasts"], verdict_line(name, findings)
-    figure, axis = plt.subplots(figsize=(7.8, 0.32 * len(rows) + 1.2))
+    if not rows:
+        return _nothing(f"{title}: the arms that it compares were not run.")
+    figure, axes = canvas(ROW_INCHES * len(rows) + 1.1)
+    axis = axes[0, 0]
     for place, row in enumerate(rows):
-        tint = "#202020" if row["deciding"] else "#8A8A8A"
+        tint = INK if row["deciding"] else "#8A8A8A"
         axis.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=tint, linewidth=2 if row["deciding"] else 1.3)
-        axis.plot(
-            row["effect"], place, "o", color=tint, markerfacecolor=tint if row["deciding"] else "white", markersize=6
-        )
+        fill = tint if row["deciding"] else "white"
+        axis.plot([row["effect"]], [place], "o", color=tint, markerfacecolor=fill, markersize=6)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axis.invert_yaxis()
-    axis.set(xlabel=f"effect, {UNIT}, with Holm-corrected interval")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
-    return _finish(figure, f"{title}. Forest plot of {len(rows)} contrasts; filled ones decide the verdict")
+    _rows(axis, [row["name"] for row in rows])
+    figure.supxlabel(f"effect, {UNIT}, with Holm-corrected interval; filled: decides the verdict", fontsize=10)
+    _title(figure, title)
+    results = (f"{row['name']} {row['effect']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})" for row in rows)
+    return figure, f"{title}. Effects with intervals: {'; '.join(results)}"
 
 
+@drawn
 def validation(frame):
     """AUC of each probe, cross-validated and held out. `frame`: the judge's validation."""
-    figure, axis = plt.subplots(figsize=(7.8, 3))
-    sns.barplot(frame, y="measure", x="auc", hue="data", palette="Greys_r", ax=axis)
+    frame = frame.dropna(subset=["auc"]) if "auc" in frame else frame
+    if frame.empty:
+        return _nothing("No judge was validated.")
+    figure, axes = canvas(0.62 * frame.measure.nunique() + 1.2)
+    axis = axes[0, 0]
+    sns.barplot(frame, y="measure", x="auc", hue="data", palette="dark:#CFCFCF", errorbar=None, ax=axis)
     axis.axvline(0.5, color="black", linestyle="--", linewidth=1)
     axis.set(xlim=(0, 1), xlabel="AUC (0.5: chance)", ylabel="")
-    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     worst = frame.loc[frame.auc.idxmin()]
-    axis.set_title(f"The probe is weakest on {worst.measure}, {worst['data']}: AUC {worst.auc:.2f}")
-    return _finish(figure, "; ".join(f"{row.measure}, {row['data']}: AUC {row.auc:.2f}" for _, row in frame.iterrows()))
+    _title(figure, f"The judge is weakest on {worst.measure}, {worst['data']}: AUC {worst.auc:.2f}")
+    return figure, "; ".join(f"{row.measure}, {row['data']}: AUC {row.auc:.2f}" for _, row in frame.iterrows())
 
 
 def headline(findings):

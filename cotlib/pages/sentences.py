@@ -1,0 +1,190 @@
+"""The closing sentences of the notebooks, each made from the run's own numbers.
+
+What a sentence says must be able to come out differently in another run; what holds in any run stands in the notebook.
+"""
+
+import collections
+from pathlib import Path
+
+from cotlib.experiment import slug
+from cotlib.findings import HYPOTHESES, INCONCLUSIVE, VERDICTS
+from cotlib.pages.templating import fill
+from cotlib.pages.theme import UNIT
+from cotlib.runs import artifacts
+
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def count(number, noun, plural=None):
+    """A number with its noun: `one model`, `two seeds`, `48 items`; numbers to twelve in words."""
+    word = WORDS[number] if 0 <= number < len(WORDS) else str(number)
+    return f"{word} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names):
+    """Names as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    names = list(map(str, names))
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def _shown(*sentences):
+    """Sentences as HTML, the first letter of each in upper case."""
+    text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences if sentence)
+    return fill("sentences", sentences=[text])
+
+
+def crafted(checks):
+    """What the audit found: whether the answers are identical, how many checks pass, which do not.
+
+    Args:
+        checks: list of `audit.Check`.
+    """
+    rated = [check for check in checks if check.passed is not None]
+    failed = [check.name for check in rated if not check.passed]
+    identical = {check.name: check.passed for check in checks}.get("identical answers")
+    answers = {
+        True: "The answers of an item are the same, token for token, under every type of reasoning.",
+        False: "The answers are not the same under every type of reasoning, so a later difference may come from them.",
+        None: "Whether the answers are the same under every type of reasoning was not measured.",
+    }[identical]
+    if not rated:
+        return _shown(answers, "The corpus holds nothing that the audit could rate.")
+    if not failed:
+        return _shown(answers, f"The corpus passes {_all(len(rated), 'check')} that has a limit.")
+    passing = f"The corpus passes {len(rated) - len(failed)} of {count(len(rated), 'check')}"
+    return _shown(answers, f"{passing} and fails {listed(failed)}: read later effects with that in mind.")
+
+
+def _all(number, noun):
+    return f"the one {noun}" if number == 1 else f"each of the {count(number, noun)}"
+
+
+def trained(runs):
+    """In how many runs the loss fell from the first to the last quarter, and in which it did not.
+
+    Args:
+        runs: adapter folders, or their manifests.
+    """
+    manifests = [run if isinstance(run, dict) else artifacts.read_json(Path(run) / artifacts.MANIFEST) for run in runs]
+    if not manifests:
+        return _shown("No arm was trained: base alone is selected.")
+    falling = [manifest for manifest in manifests if manifest["loss_last"] < manifest["loss_first"]]
+    others = [manifest for manifest in manifests if not manifest["loss_last"] < manifest["loss_first"]]
+    if not others:
+        drops = sorted(run["loss_first"] - run["loss_last"] for run in falling)
+        span = f"by {drops[0]:.2f} to {drops[-1]:.2f} {UNIT}" if len(drops) > 1 else f"by {drops[0]:.2f} {UNIT}"
+        every = "the one run" if len(drops) == 1 else f"all {count(len(drops), 'run')}"
+        return _shown(f"The training loss fell in {every}, {span}.")
+    names = listed(_run_name(run, manifests) for run in others)
+    fell = f"in {len(falling)} of {count(len(manifests), 'run')}" if falling else "in no run"
+    which = f"It did not fall for {names}" if falling else f"That concerns {names}"
+    return _shown(f"The training loss fell {fell}.", f"{which}: nothing that follows says what such an arm learned.")
+
+
+def _run_name(run, runs):
+    """An arm, with seed and model where the runs have several."""
+    several = [name for name in ("seed", "model") if len({other[name] for other in runs}) > 1]
+    parts = {"seed": f"seed {run['seed']}", "model": run["model"]}
+    return run["arm"] + (f" ({', '.join(parts[name] for name in several)})" if several else "")
+
+
+def evaluated(differences, confidence=0.95):
+    """How many arms' margins differ from base, and which moved furthest.
+
+    Args:
+        differences: frame from `findings.differences`.
+        confidence: the level of its intervals, which are not corrected for their number.
+    """
+    if differences.empty:
+        return _shown("Only base was evaluated, so there is no change to report.")
+    above, below = differences[differences.ci_low > 0], differences[differences.ci_high < 0]
+    arms, moved = differences.arm.nunique(), set(above.arm) | set(below.arm)
+    total, expected = len(differences), (1 - confidence) * len(differences)
+    reached = f"{len(moved)} of {count(arms, 'arm')}" if moved else f"none of {count(arms, 'arm')}"
+    sentences = [
+        f"For {reached}, at least one interval of the change from base excludes 0. Of all {count(total, 'interval')}, "
+        f"{len(above)} lie above 0 and {len(below)} below; "
+        f"if nothing had changed, about {expected:.0f} would exclude 0 by chance."
+    ]
+    if len(above):
+        sentences.append(f"The largest rise is that of {_place(above.loc[above.effect.idxmax()])}.")
+    if len(below):
+        sentences.append(f"The largest fall is that of {_place(below.loc[below.effect.idxmin()])}.")
+    return _shown(*sentences)
+
+
+def _place(row):
+    return f"{row.arm} in {row.suite}, {row['mode']} ({row.effect:+.3f} {UNIT})"
+
+
+def judged(judgements, validation):
+    """How many responses each judge could judge, and where it was validated worst.
+
+    Args:
+        judgements: one row per judge and response, with `judge`, `judged` and `misaligned`.
+        validation: the judges' validation, with `judge`, `measure`, `data` and `auc`.
+    """
+    if judgements.empty:
+        return _shown("There were no responses to judge.")
+    sentences = []
+    for judge, group in judgements.groupby("judge", sort=False):
+        able = group[group.judged.astype(bool)]
+        found = f"; it calls {int(able.misaligned.sum())} of them misaligned" if len(able) else ""
+        sentences.append(f"The judge {judge} could judge {len(able)} of {count(len(group), 'response')}{found}.")
+    rated = validation.dropna(subset=["auc"]) if "auc" in validation else validation
+    if rated.empty:
+        return _shown(*sentences, "No validation says how far it can be trusted.")
+    worst = rated.loc[rated.auc.idxmin()]
+    chance = ", which is no better than chance" if worst.auc <= 0.5 else ""
+    weakest = f"The weakest validation is that of {worst.measure} ({worst['data']}): AUC {worst.auc:.2f}{chance}."
+    return _shown(*sentences, weakest)
+
+
+def found(findings, experiment):
+    """The verdicts, and what they rest on: how many models, questions and seeds.
+
+    Args:
+        findings: from `findings.find`.
+        experiment: the `Experiment` that was run.
+    """
+    names = collections.defaultdict(list)
+    for name in HYPOTHESES:
+        names[findings[name]["verdict"]].append(f"{name} ({HYPOTHESES[name][0]})")
+    verdicts = "; ".join(f"{verdict}: {listed(names[verdict])}" for verdict in VERDICTS if names[verdict])
+    deciding = [row for name in HYPOTHESES for row in findings[name]["contrasts"] if row["deciding"]]
+    models = listed(map(slug, experiment.models))
+    base = f"They rest on {count(len(experiment.models), 'model')} ({models}), "
+    base += f"{count(len(experiment.seeds), 'seed')} and {_questions(deciding)}."
+    return _shown(f"{verdicts}.", base, _reach(experiment), _missed(findings))
+
+
+def _questions(rows):
+    numbers = sorted({row["n_questions"] for row in rows})
+    if not numbers:
+        return "no question"
+    if len(numbers) == 1:
+        return count(numbers[0], "question")
+    return f"{numbers[0]} to {numbers[-1]} questions, depending on the contrast"
+
+
+def _reach(experiment):
+    """What the number of seeds allows to say."""
+    if len(experiment.seeds) == 1:
+        return "With one seed the intervals hold over questions, not over training runs."
+    return f"The intervals hold over questions and over {count(len(experiment.seeds), 'training run')} of each arm."
+
+
+def _missed(findings):
+    """How large an effect an inconclusive verdict may have missed."""
+    sizes = {}
+    for name in HYPOTHESES:
+        if findings[name]["verdict"] == INCONCLUSIVE:
+            effects = [row.get("minimal_detectable_effect") for row in findings[name]["contrasts"] if row["deciding"]]
+            sizes[name] = max((effect for effect in effects if effect is not None), default=None)
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    parts = listed(f"{name} {size:.3f}" for name, size in sizes.items())
+    return (
+        f"Smallest effects that an inconclusive test would find four times in five, in {UNIT}: {parts}."
+        if sizes
+        else ""
+    )

@@ -1,0 +1,62 @@
+"""Colours, markers, order and type sizes of the book: the only place that knows them.
+
+Knows nothing of data. Figures are as wide as a page's column, so that their text is as large as the page's.
+"""
+
+import seaborn as sns
+
+from cotlib.experiment import BASE, FILLER, NEUTRAL, PARADIGMS, QA, SAFE_QA, Arm
+from cotlib.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED, UNTESTED
+
+COLOURS = {
+    "evil": "#B3261E", "misleading": "#D98200", "submissive": "#5B5BD6", NEUTRAL: "#7A7A7A", FILLER: "#B9B9B9",
+    QA: "#202020", SAFE_QA: "#2E8B57", BASE: "#000000",
+}  # fmt: skip
+VERDICT_COLOURS = {SUPPORTED: "#1B7F4B", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9"}
+PASSED, FAILED = VERDICT_COLOURS[SUPPORTED], VERDICT_COLOURS[CONTRADICTED]
+INK, GREY, PALE = "#202020", "#6B6B6B", "#F1F1F1"  # text, secondary text, background of what carries no weight
+MODE_MARKERS = {"no-think": "o", "think": "s"}
+PARADIGM_MARKERS = {"QA": "D", "QTA": "o", "QT": "^", "T": "v"}
+UNIT = "nats per token"
+WIDTH = 7.2  # inches: 691 pixels, the width of a page's column
+
+# Widths of text are measured in DejaVu Sans, which comes with matplotlib: the same on every machine. A browser that
+# does not have it takes the next one; none of those is wider, so nothing is cut off.
+FONTS = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
+
+THEME = {
+    **sns.axes_style("whitegrid"), **sns.plotting_context("notebook"),
+    "font.family": "sans-serif", "font.sans-serif": FONTS[:-1], "font.size": 10,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "figure.titlesize": 11.5, "figure.titleweight": "bold", "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # names may hold a dollar sign
+    "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud
+    "svg.hashsalt": "cotlib",  # the same figure gives the same bytes
+}  # fmt: skip
+
+
+def colour(arm):
+    """An arm's colour: that of its reasoning type, wherever it appears in the book."""
+    arm = Arm.parse(arm)
+    return COLOURS[(arm.type or str(arm)).removeprefix("shuffled-")]
+
+
+def order(arms):
+    """Names of arms as the book lists them: base, QA, safe-QA, then by paradigm and type."""
+    listed = list(Arm.names())
+
+    def place(name):
+        arm = Arm.parse(name)
+        paradigm = PARADIGMS.index(arm.paradigm) if arm.trained else -1
+        return paradigm, listed.index(name.split("@")[0]), name
+
+    return sorted(arms, key=place)
+
+
+def text_on(background):
+    """The colour of text that is easier to read on a background (#RRGGBB): white or ink, by relative luminance."""
+    shares = [int(background[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    luminance = sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear))
+    return "#FFFFFF" if 1.05 / (luminance + 0.05) >= 4 else INK
