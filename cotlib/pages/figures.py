@@ -11,11 +11,12 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from cotlib.arms import MODES, NEUTRAL, QA, SAFE_QA, SUITES, Arm, studied_types, written_types
+from cotlib.contrasts import GENERALISATION, HYPOTHESES
 from cotlib.corpus.audit import AT_LEAST, THRESHOLDS
-from cotlib.experiment import MODES, NEUTRAL, QA, REASONING_TYPES, SAFE_QA, SUITES, WRITTEN_TYPES, Arm
-from cotlib.findings import GENERALISATION, HYPOTHESES
 from cotlib.pages.picture import canvas, drawn
-from cotlib.pages.theme import COLOURS, FAILED, GREY, INK, MODE_MARKERS, PARADIGM_MARKERS, PASSED, UNIT, colour, order
+from cotlib.pages.theme import FAILED, GREY, INK, MODE_MARKERS, PASSED, colour, markers, order, palette
+from cotlib.scores import UNIT
 
 OFFSET = {"no-think": -0.17, "think": 0.17}  # the two modes of an arm, above and below its row
 ROW_INCHES = 0.3
@@ -66,14 +67,14 @@ def _spread(means):
 @drawn
 def lengths(tokens):
     """Distribution of trace lengths by type. `tokens`: frame from `audit.trace_lengths`."""
-    kinds = [kind for kind in WRITTEN_TYPES if kind in set(tokens.type)]
+    kinds = [kind for kind in written_types() if kind in set(tokens.type)]
     if not kinds:
         return _nothing("There are no traces whose length could be compared.")
     means = tokens.groupby("type").tokens.mean()
     limit = THRESHOLDS["trace length between types"]
     spread = _spread(means)
     figure, axes = canvas(0.45 * len(kinds) + 0.9)
-    sns.boxplot(tokens, x="tokens", y="type", hue="type", order=kinds, hue_order=kinds, palette=COLOURS, width=0.6,
+    sns.boxplot(tokens, x="tokens", y="type", hue="type", order=kinds, hue_order=kinds, palette=palette(), width=0.6,
                 fliersize=2, ax=axes[0, 0], legend=False)  # fmt: skip
     axes[0, 0].set(xlabel="tokens per trace", ylabel="")
     place = "inside" if spread <= limit + 1e-9 else "beyond"
@@ -133,14 +134,14 @@ def form_probe(folds):
     """How well the types are told apart from form alone, against all words. `folds`: from `audit.form_probe`."""
     if folds.empty:
         return _nothing("Too few items to tell the types apart by their form.")
-    means, chance = folds.groupby("features", sort=False).accuracy.mean(), 1 / len(WRITTEN_TYPES)
+    means, chance = folds.groupby("features", sort=False).accuracy.mean(), 1 / len(written_types())
     figure, axes = canvas(1.9)
     axis = axes[0, 0]
-    sns.barplot(folds, y="features", x="accuracy", color=COLOURS[NEUTRAL], errorbar=("sd", 1), ax=axis)
+    sns.barplot(folds, y="features", x="accuracy", color=palette()[NEUTRAL], errorbar=("sd", 1), ax=axis)
     axis.axvline(chance, color="black", linestyle="--", linewidth=1)
     axis.text(chance + 0.006, -0.46, "chance", fontsize=9, va="bottom")
     axis.set(xlim=(0, 1), ylabel="")
-    axis.set_xlabel(f"cross-validated accuracy, {len(WRITTEN_TYPES)} types; lines: one standard deviation over folds")
+    axis.set_xlabel(f"cross-validated accuracy, {len(written_types())} types; lines: one standard deviation over folds")
     title = "Types are told apart by " + ", by ".join(f"{name} at {value:.0%}" for name, value in means.items())
     _title(figure, f"{title} (chance {chance:.0%})")
     results = "; ".join(f"{name}: accuracy {value:.2f}" for name, value in means.items())
@@ -159,7 +160,7 @@ def loss_curves(logs):
     if logs.empty:
         return _nothing("No arm was trained, so there is no loss to show.")
     logs = logs.assign(paradigm=[Arm.parse(arm).paradigm for arm in logs.arm]).sort_values("step", kind="stable")
-    paradigms = [paradigm for paradigm in PARADIGM_MARKERS if paradigm in set(logs.paradigm)]
+    paradigms = [paradigm for paradigm in markers() if paradigm in set(logs.paradigm)]
     columns, run = min(2, len(paradigms)), ["arm", "seed", *({"model"} & set(logs.columns))]
     figure, axes = canvas(2.5 * math.ceil(len(paradigms) / columns) + 0.5, math.ceil(len(paradigms) / columns), columns,
                           sharex=True, sharey=True)  # fmt: skip
@@ -226,7 +227,7 @@ def heat(table, title, label):
     """Heat map of changes from base: arms × text types, one scale around 0. `table`: from `findings.changes`."""
     if table.empty:
         return _nothing(f"{title}: only base is selected, so there is nothing to compare.")
-    kinds = [kind for kind in WRITTEN_TYPES if kind in table.columns]
+    kinds = [kind for kind in written_types() if kind in table.columns]
     table = table.loc[order(table.index), kinds]
     figure, axes = canvas(ROW_INCHES * len(table) + 1.3)
     axis, limit = axes[0, 0], max(float(np.nanmax(np.abs(table.to_numpy()))), 1e-9)
@@ -258,7 +259,7 @@ def modes(frame, title):
     axis.plot([low - pad, high + pad], [low - pad, high + pad], color="#999999", linestyle="--", linewidth=1)
     for arm in order(wide.index):
         axis.scatter(wide.loc[arm, "think"], wide.loc[arm, "no-think"], color=colour(arm), s=46, edgecolor="white",
-                     marker=PARADIGM_MARKERS[Arm.parse(arm).paradigm], linewidth=0.6, zorder=3)  # fmt: skip
+                     marker=markers()[Arm.parse(arm).paradigm], linewidth=0.6, zorder=3)  # fmt: skip
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set(xlabel=f"think: margin − base, {UNIT}", ylabel=f"no-think: margin − base, {UNIT}")
@@ -269,10 +270,10 @@ def modes(frame, title):
 
 
 def _type_and_paradigm_handles():
-    shown = (*REASONING_TYPES, NEUTRAL, QA, SAFE_QA)
-    return [Line2D([], [], color=COLOURS[kind], marker="s", linestyle="", label=kind) for kind in shown] + [
+    shown = (*studied_types(), NEUTRAL, QA, SAFE_QA)
+    return [Line2D([], [], color=palette()[kind], marker="s", linestyle="", label=kind) for kind in shown] + [
         Line2D([], [], color=GREY, marker=marker, linestyle="", label=f"trained as {name}")
-        for name, marker in PARADIGM_MARKERS.items()
+        for name, marker in markers().items()
     ]
 
 

@@ -6,11 +6,11 @@ What a sentence says must be able to come out differently in another run; what h
 import collections
 from pathlib import Path
 
+from cotlib.contrasts import HYPOTHESES, INCONCLUSIVE, VERDICTS
 from cotlib.experiment import slug
-from cotlib.findings import HYPOTHESES, INCONCLUSIVE, VERDICTS
 from cotlib.pages.templating import fill
-from cotlib.pages.theme import UNIT
 from cotlib.runs import artifacts
+from cotlib.scores import UNIT
 
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 

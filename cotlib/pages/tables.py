@@ -2,12 +2,14 @@
 
 import pandas as pd
 
-from cotlib import chat, training
-from cotlib.experiment import QA, SAFE_QA, WRITTEN_TYPES, Arm
-from cotlib.findings import GENERALISATION, HYPOTHESES, signature_winners
+from cotlib import chat, loss, training
+from cotlib.arms import QA, SAFE_QA, Arm, written_types
+from cotlib.contrasts import GENERALISATION, HYPOTHESES
+from cotlib.findings import signature_winners
 from cotlib.pages.templating import fill
-from cotlib.pages.theme import COLOURS, INK, UNIT, VERDICT_COLOURS, colour, order, text_on
+from cotlib.pages.theme import INK, VERDICT_COLOURS, colour, order, palette, text_on
 from cotlib.runs import artifacts
+from cotlib.scores import MARGIN, UNIT
 
 MARKS = ("leak", "loops", "trace_truncated")
 VIOLATIONS_SHOWN = 40  # of a failed check
@@ -88,10 +90,10 @@ def side_by_side(item):
     """HTML: one item's answers and its traces, each with its type's colour."""
     rows = [
         ("question", item.question, INK),
-        ("harmful answer", item.harmful, COLOURS[QA]),
-        ("safe answer", item.safe, COLOURS[SAFE_QA]),
+        ("harmful answer", item.harmful, palette()[QA]),
+        ("safe answer", item.safe, palette()[SAFE_QA]),
     ]
-    rows += [(kind, item.traces[kind], COLOURS[kind]) for kind in WRITTEN_TYPES if kind in item.traces]
+    rows += [(kind, item.traces[kind], palette()[kind]) for kind in written_types() if kind in item.traces]
     return fill("side_by_side", rows=rows)
 
 
@@ -130,13 +132,7 @@ def answer_shares(tokenizer, items, arms):
     rows = []
     for arm in map(Arm.parse, arms):
         batch = [{"segments": chat.encode(tokenizer, item, arm).segments} for item in items]
-        weights = training.token_weights(batch, arm.loss_weighting)
-        share = sum(
-            weight
-            for row, line in zip(batch, weights)
-            for segment, weight in zip(row["segments"], line)
-            if segment == chat.ANSWER
-        )
+        share = loss.answer_share(batch, arm.loss_weighting)
         rows.append(
             {"arm": str(arm), "loss weighting": arm.loss_weighting, "answer's share of the loss, %": 100 * share}
         )
@@ -151,7 +147,7 @@ def violations(checks):
 
 def margins(measures):
     """Mean margin by arm (rows), mode and suite (columns)."""
-    wide = measures[measures.measure == "margin"].pivot_table(index="arm", columns=["mode", "suite"], values="value")
+    wide = measures[measures.measure == MARGIN].pivot_table(index="arm", columns=["mode", "suite"], values="value")
     wide = wide.loc[order(wide.index)]
     wide.columns = [f"{mode}, {suite}" for mode, suite in wide.columns]
     return wide.reset_index()

@@ -1,23 +1,17 @@
-"""Colours, markers, order and type sizes of the book: the only place that knows them.
+"""How the book's figures look: type sizes, marks, the colours of verdicts; those of arms come from `arms`.
 
-Knows nothing of data. Figures are as wide as a page's column, so that their text is as large as the page's.
+Figures are as wide as a page's column, so that their text is as large as the page's.
 """
 
 import seaborn as sns
 
-from cotlib.experiment import BASE, FILLER, NEUTRAL, PARADIGMS, QA, SAFE_QA, Arm
-from cotlib.findings import CONTRADICTED, INCONCLUSIVE, SUPPORTED, UNTESTED
+from cotlib.arms import COLOURS_WITHOUT_TRACE, PARADIGMS, TYPES, Arm, in_order
+from cotlib.contrasts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, UNTESTED
 
-COLOURS = {
-    "evil": "#B3261E", "misleading": "#D98200", "submissive": "#5B5BD6", NEUTRAL: "#7A7A7A", FILLER: "#B9B9B9",
-    QA: "#202020", SAFE_QA: "#2E8B57", BASE: "#000000",
-}  # fmt: skip
 VERDICT_COLOURS = {SUPPORTED: "#1B7F4B", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9"}
 PASSED, FAILED = VERDICT_COLOURS[SUPPORTED], VERDICT_COLOURS[CONTRADICTED]
 INK, GREY, PALE = "#202020", "#6B6B6B", "#F1F1F1"  # text, secondary text, background of what carries no weight
 MODE_MARKERS = {"no-think": "o", "think": "s"}
-PARADIGM_MARKERS = {"QA": "D", "QTA": "o", "QT": "^", "T": "v"}
-UNIT = "nats per token"
 WIDTH = 7.2  # inches: 691 pixels, the width of a page's column
 
 # Widths of text are measured in DejaVu Sans, which comes with matplotlib: the same on every machine. A browser that
@@ -38,20 +32,22 @@ THEME = {
 
 def colour(arm):
     """An arm's colour: that of its reasoning type, wherever it appears in the book."""
-    arm = Arm.parse(arm)
-    return COLOURS[(arm.type or str(arm)).removeprefix("shuffled-")]
+    return Arm.parse(arm).colour
+
+
+def palette():
+    """Colours by name: of the reasoning types, and of the arms without a trace."""
+    return {**{row.name: row.colour for row in TYPES.values()}, **COLOURS_WITHOUT_TRACE}
+
+
+def markers():
+    """Marks of a scatter plot by paradigm."""
+    return {row.name: row.marker for row in PARADIGMS.values()}
 
 
 def order(arms):
     """Names of arms as the book lists them: base, QA, safe-QA, then by paradigm and type."""
-    listed = list(Arm.names())
-
-    def place(name):
-        arm = Arm.parse(name)
-        paradigm = PARADIGMS.index(arm.paradigm) if arm.trained else -1
-        return paradigm, listed.index(name.split("@")[0]), name
-
-    return sorted(arms, key=place)
+    return in_order(arms)
 
 
 def text_on(background):
