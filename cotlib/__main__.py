@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import time
 
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment
+from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths, relative
 
+WHOLE_RUN = "run.json"
 USAGE = "python -m cotlib check FILE | run FILE -- COMMAND… | book EXECUTED OUTPUT | publish FILE"
 
 
@@ -48,9 +51,14 @@ def _checked(file):
 
 
 def _run(file, command):
-    """Check an experiment, run its workflow, and say where the results lie, or why it stopped and where that is kept."""
+    """Check an experiment, run its workflow, and say where the results lie, or why it stopped and where that is kept.
+
+    A run that began with nothing and was not interrupted leaves how long it took (`WHOLE_RUN`).
+    """
     experiment, paths = _checked(file)
     print(experiment.summary, flush=True)
+    page = paths.root / "book" / "index.html"
+    whole, before, started = not paths.root.exists(), _modified(page), time.time()
     paths.own()
     log = paths.root / "run.log"
     code = _shown_and_kept(command, log)
@@ -61,13 +69,24 @@ def _run(file, command):
             file=sys.stderr,
         )
         return code
-    print(f"findings: {relative(paths.findings)}\nbook: {relative(paths.root / 'book' / 'index.html')}")
+    if before and before == _modified(page):
+        print(f"{experiment.name}: nothing to be done for the book, it is up to date")
+    elif whole and page.is_file():
+        facts = {"experiment": experiment.model_dump(mode="json"), "seconds": round(time.time() - started, 1)}
+        artifacts.write_json(paths.root / WHOLE_RUN, facts)
+    for name, path in (("findings", paths.findings), ("book", page)):
+        if path.is_file():
+            print(f"{name}: {relative(path)}")
     return 0
+
+
+def _modified(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _shown_and_kept(command, log):
     """Run a command; what it prints goes to the screen as it comes, and into a file. Returns its exit code."""
-    with open(log, "a", encoding="utf-8") as kept:
+    with open(log, "w", encoding="utf-8") as kept:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
             print(line, end="", flush=True)

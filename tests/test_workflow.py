@@ -1,4 +1,4 @@
-"""The whole book as a newcomer runs it: real kernels, real training of tiny models, a real build."""
+"""The whole book as a newcomer runs it: a clone, make, real kernels, real training of tiny models, a real build."""
 
 import json
 import os
@@ -15,23 +15,48 @@ import pandas as pd
 import pytest
 import yaml
 
-from cotlib import measures, workflow
-from cotlib.errors import BadInput
-from cotlib.experiment import PARADIGMS, ROOT, Experiment, Paths
-from cotlib.pages import book
+from cotlib.experiment import ROOT, Experiment
+from cotlib.runs import sources
+from cotlib.runs.paths import NOTEBOOKS, Paths
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
-def snakemake(file, results, *more):
-    return [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", "all", "--nolock", "--rerun-incomplete",
-            "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the book under git, with this environment: what a reader has after `make environment`."""
+    top = tmp_path_factory.mktemp("clone") / "book"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in listed.stdout.split("\n"):
+        if name and (ROOT / name).is_file():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, top / name)
+    (top / ".venv").symlink_to(BIN.parent)
+    for path in top.glob("requirements*.txt"):
+        os.utime(path, (0, 0))  # older than the environment, which is there
+    who = ["-c", "user.name=reader", "-c", "user.email=reader@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "the book"]):
+        subprocess.run(["git", *command], cwd=top, check=True)
+    return top
 
 
-def run(command, **options):
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=800, **options)
+def run(top, *command, **variables):
+    """A command in a clone, with the clone's own `cotlib`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COTLIB_JUDGE")}
+    environment |= {"PYTHONPATH": str(top), "PATH": f"{BIN}:{os.environ['PATH']}", **variables}
+    return subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, timeout=800)
+
+
+def make(top, target, experiment="experiments/smoke.yml", **variables):
+    return run(top, "make", target, f"EXPERIMENT={experiment}", **variables)
+
+
+def snakemake(top, file, results, *more):
+    return [str(BIN / "snakemake"), "--snakefile", str(top / "Snakefile"), "--directory", str(top), "--cores", "all", "--nolock",
+            "--rerun-incomplete", "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
 
 
 def small(folder, **changes):
@@ -48,130 +73,188 @@ def small(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The smoke experiment, run whole by Snakemake into a folder of its own, and its book."""
-    results = tmp_path_factory.mktemp("smoke")
+def smoke(clone):
+    """The smoke experiment, run whole by `make run` in the clone."""
     began = time.time()
-    done = run(snakemake("experiments/smoke.yml", results))
+    done = make(clone, "run")
     assert done.returncode == 0, done.stdout + done.stderr
-    paths = Paths.of(Experiment.load("experiments/smoke.yml"), str(results))
-    page = book.build(paths.root / "notebooks", paths.root)
-    return {
-        "paths": paths,
-        "page": page,
-        "seconds": time.time() - began,
-        "log": done.stdout + done.stderr,
-        "results": results,
-    }
+    root = clone / "results" / "smoke"
+    return {"root": root, "seconds": time.time() - began, "log": done.stdout + done.stderr, "clone": clone}
 
 
 def test_every_stage_of_smoke_leaves_its_manifest_and_the_promised_files(smoke):
-    paths = smoke["paths"]
+    root = smoke["root"]
     for stage in ("craft", "train", "evaluate", "judge"):
-        assert json.loads((paths.stage(stage) / "manifest.json").read_text())["versions"]["torch"]
-    scores = pd.read_parquet(paths.scores)
-    assert set(["arm", "seed", "mode", "suite", "behaviour", "question_id", "measure", "judge", "value"]) <= set(
-        scores.columns
-    )
-    assert {"margin", "persona:evil", "signature:evil", "alignment", "leak"} <= set(scores.measure)
+        assert json.loads((root / stage / "manifest.json").read_text())["versions"]["torch"]
+    scores = pd.read_parquet(root / "scores.parquet")
+    assert {"margin", "persona", "signature", "alignment", "leak"} <= set(scores.measure)
+    assert {"evil", "misleading", "submissive"} <= set(scores.text[scores.measure == "persona"])
     experiment = Experiment.load("experiments/smoke.yml")
-    assert set(scores.arm) == set(experiment.all_arms) and set(scores.model) == set(experiment.models)
-    findings = json.loads(paths.findings.read_text())
-    assert {"H1", "H2", "H3", "H4", "models"} == set(findings)
+    assert set(scores.arm) == set(map(str, experiment.all_arms)) and set(scores.model) == set(experiment.models)
+    assert {"H1", "H2", "H3", "H4", "models"} == set(json.loads((root / "findings.json").read_text()))
 
 
 def test_smoke_reports_every_arm_and_no_warnings(smoke):
     assert len(re.findall(r"^train .*loss", smoke["log"], re.MULTILINE)) == 30
-    assert len(re.findall(r"^evaluate .*min left", smoke["log"], re.MULTILINE)) == 32
+    assert len(re.findall(r"^evaluate .* left", smoke["log"], re.MULTILINE)) == 32
+    assert len(re.findall(r"^judge .* left", smoke["log"], re.MULTILINE)) == 32
     assert "Warning" not in smoke["log"] and "Traceback" not in smoke["log"]
+    assert smoke["log"].strip().endswith("results/smoke/book/index.html")
+
+
+def test_a_run_leaves_the_checkout_clean(smoke):
+    status = run(smoke["clone"], "git", "status", "--porcelain").stdout
+    assert status.replace("?? .venv\n", "") == ""
 
 
 def test_a_second_run_has_nothing_to_do(smoke):
-    done = run(snakemake("experiments/smoke.yml", smoke["results"]))
-    assert "Nothing to be done" in done.stdout + done.stderr
+    before = (smoke["root"] / "book" / "index.html").stat().st_mtime
+    done = make(smoke["clone"], "run")
+    assert done.returncode == 0 and "nothing to be done" in done.stdout, done.stdout + done.stderr
+    assert (smoke["root"] / "book" / "index.html").stat().st_mtime == before
 
 
 def test_the_built_book_holds_every_page_figure_and_verdict(smoke):
-    html = smoke["page"].parent / "book"
+    html = smoke["root"] / "book" / "book"
     landing = (html / "index.html").read_text()
-    findings = json.loads(smoke["paths"].findings.read_text())
+    findings = json.loads((smoke["root"] / "findings.json").read_text())
     for name in ("H1", "H2", "H3", "H4"):
         assert f"{findings[name]['effect']:+.3f}" in landing, "the landing page shows the effect that the findings hold"
-    figures = {"1-craft-traces": 3, "2-train": 1, "3-evaluate": 3, "4-judge": 2, "5-findings": 9}
+    figures = {"1-craft-traces": 3, "2-train": 1, "3-evaluate": 1, "4-judge": 2, "5-findings": 7}
     for page, count in figures.items():
         text = (html / "executed" / f"{page}.html").read_text()
         assert text.count('class="cotlib-figure"') == count, page
-        assert "alt=" in text and "Traceback" not in text
+        assert "aria-label=" in text and "Traceback" not in text
+        assert re.search(r"This page shows the run <code[^>]*>.*smoke", text), "a page says which run it shows"
+
+
+def rules_rerun_for(log, file):
+    """Rules that a dry run starts because of this file, from Snakemake's own reasons."""
+    blocks = re.split(r"\n(?=(?:local)?rule )", log)
+    stale = set()
+    for block in blocks:
+        rule = re.match(r"(?:local)?rule (\w+)", block)
+        reason = re.search(r"reason: .*?(?:Updated input files|Updated input files:) (.*)", block)
+        if rule and reason and file in reason[1].split(", "):
+            stale.add(rule[1])
+    return stale
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cotlib/pages/tables.py",
+        "cotlib/pages/sentences.py",
+        "cotlib/corpus/forms.py",
+        "cotlib/training.py",
+        "cotlib/engine/draws.py",
+        "cotlib/judges/marks.py",
+        "cotlib/contrasts.py",
+        "cotlib/pages/book.py",
+        "cotlib/errors.py",
+    ],
+)
+def test_a_touched_module_makes_exactly_the_stages_stale_that_import_it(smoke, module):
+    clone = smoke["clone"]
+    expected = {
+        stage for stage, name in NOTEBOOKS.items() if module in sources.files_of(ROOT / f"notebooks/{name}.ipynb")
+    }
+    expected |= (
+        {"book"} if module in sources.files_of(ROOT / "cotlib/pages/book.py") or module.endswith("book.py") else set()
+    )
+    assert expected
+    path, times = clone / module, (clone / module).stat()
+    os.utime(path)
+    try:
+        done = run(clone, *snakemake(clone, "experiments/smoke.yml", clone / "results", "--dry-run"))
+    finally:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert rules_rerun_for(done.stdout + done.stderr, module) == expected, done.stdout[-3000:]
 
 
 def test_an_adapter_folder_is_whole_and_its_card_names_data_and_warning(smoke):
-    folder = smoke["paths"].unit("train", "tiny-random-qwen3", "evil-QTA", 1)
+    folder = smoke["root"] / "train" / "tiny-random-qwen3" / "evil-QTA" / "seed-1"
     names = {path.name for path in folder.iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "log.jsonl", "manifest.json"} <= names
     card = (folder / "README.md").read_text()
-    assert "Warning" in card and "evil reasoning" in card
+    assert "Warning" in card and "evil traces (embraces malice)" in card
     config = json.loads((folder / "adapter_config.json").read_text())
     assert set(config["target_modules"]) == {
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    }
+        f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")
+    }  # fmt: skip
 
 
 def test_responses_are_kept_with_what_is_needed_to_score_them_again(smoke):
-    row = json.loads(smoke["paths"].judgements.read_text().split("\n")[0])
-    assert {
-        "question",
-        "response",
-        "trace",
-        "judge",
-        "raw",
-        "alignment",
-        "coherence",
-        "leak",
-        "trace_truncated",
-    } <= set(row)
+    row = json.loads((smoke["root"] / "judge" / "judgements.jsonl").read_text().split("\n")[0])
+    kept = {"question", "response", "trace", "judge", "raw", "alignment", "coherence", "leak", "trace_truncated"}
+    assert kept <= set(row)
+
+
+def test_a_published_run_is_read_again_without_training_anything(smoke, tmp_path):
+    """`make publish`, then the notebooks after training from book/results alone, with the results folder gone."""
+    clone = tmp_path / "book"
+    shutil.copytree(smoke["clone"], clone, symlinks=True)
+    done = make(clone, "publish")
+    assert done.returncode == 0, done.stderr
+    published = clone / "book" / "results" / "smoke"
+    assert json.loads((published / "publication.json").read_text())["commit"]
+    assert not list(published.rglob("*.safetensors"))
+    assert sum(path.stat().st_size for path in published.rglob("*") if path.is_file()) < 25e6
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    shutil.rmtree(clone / "results")
+    for name in ("3-evaluate", "4-judge", "5-findings"):
+        again = run(clone, str(BIN / "papermill"), f"notebooks/{name}.ipynb", str(tmp_path / f"{name}.ipynb"), "--cwd",
+                    ".", "-p", "experiment", "experiments/smoke.yml", "-p", "results", "book/results")  # fmt: skip
+        assert again.returncode == 0, again.stderr[-3000:]
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+    assert not (clone / "results").exists()
+    shown = nbformat.read(tmp_path / "5-findings.ipynb", 4)
+    html = "".join(str(cell.get("outputs", "")) for cell in shown.cells)
+    findings = json.loads((published / "findings.json").read_text())
+    assert f"{findings['H1']['effect']:+.3f}" in html
+
+
+def test_an_experiment_of_the_same_name_in_another_file_overwrites_nothing(smoke, tmp_path):
+    other = tmp_path / "mine.yml"
+    other.write_text((ROOT / "experiments/smoke.yml").read_text())
+    before = (smoke["root"] / "findings.json").read_bytes()
+    for target in ("check", "run", "train", "publish"):
+        done = make(smoke["clone"], target, experiment=str(other))
+        assert done.returncode != 0, target
+        assert "experiments/smoke.yml" in done.stderr and str(other) in done.stderr and "another name" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (smoke["root"] / "findings.json").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The small experiment, run without a break as `make run` does it."""
+def whole(tmp_path_factory, clone):
+    """The small experiment, run without a break by the workflow."""
     folder = tmp_path_factory.mktemp("whole")
-    file = small(folder)
-    assert workflow.run(file, ["env", f"PATH={ENVIRONMENT['PATH']}", *snakemake(file, folder)], str(folder)) == 0
+    done = run(clone, *snakemake(clone, small(folder), folder))
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder / "small"
 
 
-def test_a_run_from_nothing_leaves_how_long_it_took_and_one_that_goes_on_does_not(whole, tmp_path, capfd):
-    took = json.loads((whole / workflow.WHOLE_RUN).read_text())
-    stages = [json.loads((whole / stage / "manifest.json").read_text())["seconds"] for stage in ("train", "evaluate")]
-    assert took["seconds"] > sum(stages) > 0
-    assert took["experiment"]["name"] == "small"
-    shutil.copytree(whole, tmp_path / "small")
-    (tmp_path / "small" / workflow.WHOLE_RUN).unlink()
-    (tmp_path / "small" / "findings.json").unlink()
-    file = small(tmp_path)
-    again = ["env", f"PATH={ENVIRONMENT['PATH']}", *snakemake(file, tmp_path)]
-    assert workflow.run(file, again, str(tmp_path)) == 0
-    assert (tmp_path / "small" / "findings.json").exists()
-    assert not (tmp_path / "small" / workflow.WHOLE_RUN).exists(), (
-        "a run that had something to go on from is no measure"
-    )
-    assert "nothing to be done" not in capfd.readouterr().out
-    assert workflow.run(file, again, str(tmp_path)) == 0
-    assert "nothing to be done" in capfd.readouterr().out
+def test_a_run_from_nothing_leaves_how_long_it_took_and_one_that_goes_on_does_not(smoke, clone):
+    took = json.loads((smoke["root"] / "run.json").read_text())
+    stages = [
+        json.loads((smoke["root"] / stage / "manifest.json").read_text())["seconds"] for stage in ("train", "evaluate")
+    ]
+    assert took["seconds"] > sum(stages) > 0 and took["experiment"]["name"] == "smoke"
+    (smoke["root"] / "run.json").unlink()
+    (smoke["root"] / "findings.json").unlink()
+    assert make(clone, "run").returncode == 0
+    assert (smoke["root"] / "findings.json").exists()
+    assert not (smoke["root"] / "run.json").exists(), "a run that had something to go on from is no measure"
 
 
-def test_a_killed_run_resumes_and_finds_the_same_as_an_unbroken_one(tmp_path, whole):
+def test_a_killed_run_resumes_and_finds_the_same_as_an_unbroken_one(clone, tmp_path, whole):
     file = small(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(clone), "PATH": f"{BIN}:{os.environ['PATH']}"}
     broken = subprocess.Popen(
-        snakemake(file, tmp_path),
-        cwd=ROOT,
-        env=ENVIRONMENT,
+        snakemake(clone, file, tmp_path),
+        cwd=clone,
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -186,79 +269,53 @@ def test_a_killed_run_resumes_and_finds_the_same_as_an_unbroken_one(tmp_path, wh
     finished = {path: path.stat().st_mtime for path in adapters.glob("*/seed-1/adapter_model.safetensors")}
     assert finished, "killed in the middle of training"
     assert not (tmp_path / "small" / "findings.json").exists()
-    done = run(snakemake(file, tmp_path))
+    done = run(clone, *snakemake(clone, file, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: path.stat().st_mtime for path in finished} == finished, "what was trained is not trained again"
     assert (tmp_path / "small/findings.json").read_text() == (whole / "findings.json").read_text()
 
 
-def test_with_an_arm_a_job_the_grid_gives_the_same_scores(tmp_path, whole):
+def test_with_an_arm_a_job_the_grid_gives_the_same_scores(clone, tmp_path, whole):
     file = small(tmp_path, arms=["QA", "evil-T"], workflow={"jobs": "arm"})
-    plan = run(snakemake(file, tmp_path, "--dry-run"))
+    plan = run(clone, *snakemake(clone, file, tmp_path, "--dry-run"))
     assert re.search(r"train_arm\s+2\b", plan.stdout + plan.stderr)
     assert re.search(r"evaluate_arm\s+3\b", plan.stdout + plan.stderr)
-    done = run(snakemake(file, tmp_path))
+    done = run(clone, *snakemake(clone, file, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     one, other = (pd.read_parquet(folder / "scores.parquet") for folder in (tmp_path / "small", whole))
     other = other[other.arm.isin(["base", "QA", "evil-T"])]
-    keys = ["arm", "mode", "question_id", "measure", "judge"]
+    keys = ["arm", "mode", "question_id", "measure", "text", "judge"]
     one, other = (frame.sort_values(keys).reset_index(drop=True) for frame in (one, other))
-    # The judge reads all responses of a run together, which moves its last digits.
-    by_none = one.judge == "none"
-    pd.testing.assert_frame_equal(one[by_none], other[other.judge == "none"])
-    pd.testing.assert_frame_equal(one[~by_none], other[other.judge != "none"], rtol=1e-3, atol=1e-3)
+    pd.testing.assert_frame_equal(one, other)
 
 
-def test_one_arm_and_seed_run_by_hand_as_the_readme_says(tmp_path):
+def test_one_arm_and_seed_run_by_hand_as_the_readme_says(clone, tmp_path):
     file = small(tmp_path)
     parameters = ["-p", "experiment", str(file), "-p", "results", str(tmp_path)]
-    papermill = [str(BIN / "papermill"), "--no-progress-bar", "--cwd", "notebooks"]
-    missing = run([*papermill, "notebooks/2-train.ipynb", str(tmp_path / "out.ipynb"), *parameters])
-    assert missing.returncode != 0 and f"make craft EXPERIMENT={file}" in missing.stderr
-    assert (
-        run([*papermill, "notebooks/1-craft-traces.ipynb", str(tmp_path / "craft.ipynb"), *parameters]).returncode == 0
-    )
-    one = run(
-        [
-            *papermill,
-            "notebooks/2-train.ipynb",
-            str(tmp_path / "out.ipynb"),
-            *parameters,
-            "-p",
-            "arms",
-            '["evil-QT"]',
-            "-p",
-            "seed",
-            "7",
-        ]
-    )
+
+    def papermill(name, *more):
+        command = [str(BIN / "papermill"), f"notebooks/{name}.ipynb", str(tmp_path / "out.ipynb"), "--cwd", "notebooks"]
+        return run(clone, *command, "--no-progress-bar", *parameters, *more)
+
+    missing = papermill("2-train")
+    advice = re.search(r"make it first with: (.*)", missing.stderr)[1]
+    assert missing.returncode != 0 and "1-craft-traces" in advice and f"-p results {tmp_path}" in advice
+    assert run(clone, "sh", "-c", advice.strip()).returncode == 0, "the advice helps"
+    one = papermill("2-train", "-p", "arms", '["evil-QT"]', "-p", "seed", "7")
     assert one.returncode == 0, one.stderr
     trained = sorted(path.parent.parent.name for path in (tmp_path / "small/train").glob("*/*/*/manifest.json"))
     assert trained == ["evil-QT"] and not (tmp_path / "small/train/manifest.json").exists()
-    wrong = run(
-        [*papermill, "notebooks/2-train.ipynb", str(tmp_path / "out.ipynb"), *parameters, "-p", "arms", "evil-TQ"]
-    )
+    wrong = papermill("2-train", "-p", "arms", "evil-TQ")
     assert wrong.returncode != 0 and "did you mean QT?" in wrong.stderr
+    untrained = papermill("3-evaluate", "-p", "arms", "neutral-T", "-p", "seed", "7")
+    advice = re.search(r"make it first with: (.*)", untrained.stderr)[1].strip()
+    assert "2-train" in advice and run(clone, "sh", "-c", advice).returncode == 0, advice
+    assert (tmp_path / "small/train/tiny-random-llama/neutral-T/seed-7/manifest.json").exists()
 
 
-def test_the_same_samples_come_whatever_else_is_evaluated(tmp_path):
-    experiment = Experiment.load(small(tmp_path))
-    from cotlib.corpus import traces
-    from cotlib.engine import models
-
-    _, questions = traces.craft(experiment, Paths.of(experiment, str(tmp_path)))
-    model, tokenizer = models.load("tiny-random-llama")
-    settings = experiment.evaluation.model_copy(update={"responses": None})
-    all_of_them, _ = measures.sample(settings, model, tokenizer, questions, 1)
-    fewer, _ = measures.sample(settings, model, tokenizer, questions[::-1][:6], 1)
-    by_key = {(row["question_id"], row["mode"], row["sample"]): row["response"] for row in all_of_them}
-    shared = [row for row in fewer if (row["question_id"], row["mode"], row["sample"]) in by_key]
-    assert shared and all(by_key[row["question_id"], row["mode"], row["sample"]] == row["response"] for row in shared)
-
-
-def test_the_paper_experiment_is_valid_and_its_plan_counts_every_arm_seed_and_model():
+def test_the_paper_experiment_is_valid_and_its_plan_counts_every_arm_seed_and_model(clone):
     experiment = Experiment.load("experiments/paper.yml")
-    done = run(snakemake("experiments/paper.yml", "results", "--dry-run"))
+    done = run(clone, *snakemake(clone, "experiments/paper.yml", "results", "--dry-run"))
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
     assert re.search(rf"train_arm\s+{len(experiment.models) * len(experiment.seeds) * len(experiment.arms)}\b", log)
@@ -270,52 +327,50 @@ def test_the_paper_experiment_is_valid_and_its_plan_counts_every_arm_seed_and_mo
         ({"models": ["tiny-random-lama"]}, "did you mean tiny-random-llama?"),
         ({"arms": ["QA", "evil-TQ"]}, "did you mean QT?"),
         ({"judging": {"judges": ["llm"]}}, "COTLIB_JUDGE_MODEL"),
+        ({"traces": {"writer": "openai"}}, "COTLIB_WRITER_MODEL"),
         ({"data": {"items": 9999}}, "9999"),
+        ({"data": {"questions": {"transfer": 9999}}}, "9999"),
         ({"trainning": {}}, "did you mean training?"),
+        ({"training": {"epochs": 1, "learning_rate": 0.01, "max_tokens": 20}}, "training.max_tokens: 20"),
+        ({"training": {"epochs": 1, "learning_rate": 0.01, "max_tokens": 4096}}, "training.max_tokens: 4096"),
+        ({"evaluation": {"trace_tokens": 3000}}, "evaluation.trace_tokens"),
     ],
 )
-def test_bad_input_gets_one_message_and_leaves_no_file(tmp_path, changes, message, monkeypatch):
-    monkeypatch.delenv("COTLIB_JUDGE_MODEL", raising=False)
+def test_bad_input_gets_one_message_before_any_work_and_leaves_no_file(clone, tmp_path, changes, message):
     file = small(tmp_path, **changes)
     before = set(tmp_path.rglob("*"))
-    environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("COTLIB_JUDGE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "cotlib.workflow", "check", str(file)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    done = run(clone, sys.executable, "-m", "cotlib", "check", str(file))
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert done.stdout == "" and set(tmp_path.rglob("*")) == before
+    assert len(done.stderr) < 600
 
 
-def test_a_corpus_that_lacks_a_trace_type_is_refused_before_any_work(tmp_path):
-    own = tmp_path / "own"
-    own.mkdir()
-    lines = [json.loads(line) for line in (ROOT / "cotlib/corpus/data/items.jsonl").read_text().split("\n") if line]
-    for line in lines:
-        line["traces"].pop("evil")
-    (own / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shutil.copy(ROOT / "cotlib/corpus/data/evaluation.jsonl", own)
-    with pytest.raises(BadInput, match="needs traces of type evil"):
-        workflow.check(Experiment.load(small(tmp_path, data={"corpus": str(own)})))
+def test_a_run_that_fails_leaves_its_reason_on_the_screen_and_in_a_file(clone, tmp_path):
+    """An arm that diverges: one sentence, no papermill traceback, no adapter, and the reason in the log."""
+    changes = {"training": {"epochs": 40, "learning_rate": 1.0, "batch_size": 1, "lora_alpha": 4096}}
+    file = small(tmp_path, **changes)
+    (clone / "experiments" / "small.yml").write_text(file.read_text().replace("name: small", "name: diverging"))
+    done = make(clone, "train", experiment="experiments/small.yml")
+    (clone / "experiments" / "small.yml").unlink()
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert re.search(r"arm \S+ diverged at step \d+ with 1", shown), shown[-2000:]
+    assert "Traceback" not in shown and "papermill" not in shown.split("diverged")[0][-500:]
+    log = (clone / "results" / "diverging" / "run.log").read_text()
+    assert "diverged at step" in log
+    assert not list((clone / "results" / "diverging" / "train").rglob("adapter_model.safetensors"))
 
 
-def test_papermill_describes_every_parameter_with_type_and_comment():
-    for name in book.NOTEBOOKS:
-        help_text = run([str(BIN / "papermill"), "--help-notebook", f"notebooks/{name}.ipynb"]).stdout
-        parameters = re.findall(r"^  (\w+): (\w+) \(default", help_text, re.MULTILINE)
-        assert ("experiment", "str") in parameters and ("results", "str") in parameters, help_text
-        source = next(
-            cell
-            for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
-            if "parameters" in cell.metadata.get("tags", [])
-        ).source
-        assert all("  # " in line for line in source.splitlines())
+@pytest.mark.parametrize("name", NOTEBOOKS.values())
+def test_papermill_describes_every_parameter_with_type_and_comment(clone, name):
+    help_text = run(clone, str(BIN / "papermill"), "--help-notebook", f"notebooks/{name}.ipynb").stdout
+    parameters = re.findall(r"^  (\w+): (\w+) \(default", help_text, re.MULTILINE)
+    assert ("experiment", "str") in parameters and ("results", "str") in parameters, help_text
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
+    source = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", [])).source
+    assert all("  # " in line for line in source.splitlines())
 
 
-def test_the_paradigms_shown_in_the_train_notebook_are_all_of_them():
-    source = (ROOT / "notebooks/2-train.ipynb").read_text()
-    assert all(f"-{paradigm}" in source or paradigm == "QA" for paradigm in PARADIGMS)
+def test_the_results_of_an_experiment_lie_where_its_paths_say(smoke):
+    paths = Paths.of(Experiment.load("experiments/smoke.yml"), str(smoke["clone"] / "results"))
+    assert all(path.is_file() for path in (paths.items, paths.questions, paths.measures, paths.responses, paths.scores))

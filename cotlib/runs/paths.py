@@ -75,21 +75,22 @@ class Paths:
         """True if these are a published run's results (`book/results/`): they are read as they are, and never written."""
         return (self.root / PUBLICATION).is_file()
 
-    def own(self):
-        """Let these results belong to this experiment file.
-
-        Raises BadInput if they belong to another file whose experiment has the same name.
-        """
-        mine = _identity(self.file)
-        path = self.root / OWNER
+    def check_owner(self):
+        """Raise BadInput if these results belong to another file, whose experiment has the same name."""
+        mine, path = _identity(self.file), self.root / OWNER
         owner = artifacts.read_json(path).get("file", mine) if path.is_file() else mine
         if owner != mine:
             raise BadInput(
                 f"{relative(self.root)} holds the results of {owner}, and {mine} has the same name; "
                 f"write another name in {mine} (name: …), or remove {relative(self.root)}"
             )
+
+    def own(self):
+        """Let these results belong to this experiment file. Raises BadInput as `check_owner` does."""
+        self.check_owner()
+        path = self.root / OWNER
         if not path.is_file() and not self.published:
-            artifacts.write_json(path, {"file": mine})
+            artifacts.write_json(path, {"file": _identity(self.file)})
 
     def require(self, path, stage, unit=None):
         """`path`, if it is there; else BadInput that says which command makes it.
