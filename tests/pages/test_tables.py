@@ -20,7 +20,7 @@ def adapter(folder, arm, seed=1, model="m"):
 def test_the_table_of_training_leaves_out_what_is_the_same_in_every_row(tmp_path):
     one = [adapter(tmp_path / "1", "QA"), adapter(tmp_path / "2", "evil-T")]
     assert list(tables.trained(one).columns) == [
-        "arm", "rows", "supervised_tokens", "seconds", "loss_first", "loss_last", "falls",
+        "arm", "supervised_tokens", "seconds", "loss_first", "loss_last", "falls",
     ]  # fmt: skip
     assert tables.trained(one).falls.tolist() == [True, False]
     several = [*one, adapter(tmp_path / "3", "QA", seed=2), adapter(tmp_path / "4", "QA", seed=2, model="n")]
