@@ -117,12 +117,12 @@ def history(folders):
 def trained(folders):
     """One row per adapter: rows and supervised tokens it learned from, seconds, loss at both ends.
 
-    Columns that are the same in every row (model, seed) are left out, so that the table fits its page.
+    Columns that are the same in every row (model, seed, rows) are left out, so that the table fits its page.
     """
     columns = ["model", "seed", "arm", "rows", "supervised_tokens", "seconds", "loss_first", "loss_last"]
     manifests = [artifacts.read_json(folder / artifacts.MANIFEST) for folder in folders]
     frame = pd.DataFrame([[manifest[name] for name in columns] for manifest in manifests], columns=columns)
-    same = [name for name in ("model", "seed") if frame[name].nunique() <= 1]
+    same = [name for name in ("model", "seed", "rows") if frame[name].nunique() <= 1]
     frame = frame.assign(seconds=frame.seconds.round().astype(int), falls=frame.loss_last < frame.loss_first)
     return frame.drop(columns=same)
 

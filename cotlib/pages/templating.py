@@ -30,9 +30,9 @@ def number(value, digits=3):
 def _templates():
     templates = Environment(
         loader=PackageLoader("cotlib.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: value if isinstance(value, Markup) else visible(value),
     )  # fmt: skip
-    templates.filters |= {"visible": visible, "number": number}
+    templates.filters["number"] = number
     return templates
 
 
