@@ -496,6 +496,9 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
 def test_the_help_names_the_choices():
     for command, part in ((["import"], "FIELD=COLUMN"), (["export"], "llama-factory")):
         run = subprocess.run(
-            [sys.executable, "-m", "cotlib.corpus.exchange", *command, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "cotlib.corpus.exchange", *command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert part in run.stdout
