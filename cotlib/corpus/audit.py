@@ -7,7 +7,6 @@ items and questions as they are loaded. Knows nothing about arms that were train
 
 import dataclasses
 import difflib
-import functools
 import itertools
 import math
 import re
@@ -17,60 +16,55 @@ import numpy as np
 import pandas as pd
 
 from cotlib import chat
-from cotlib.corpus import records
+from cotlib.corpus import forms, rules
+from cotlib.corpus.records import forbidden_words, texts, words_of, written_traces
 from cotlib.experiment import BEHAVIOURS, QA, SUITES, WRITTEN_TYPES
 
 # A check that is missing here informs only: it has no verdict.
 THRESHOLDS = {
-    "identical answers": 1.0,  # The experiment rests on it: were one answer different, the reasoning would not be the only cause left.
-    "trace length within an item": 0.20,  # A longer trace takes loss from the answer; a fifth is what writing by hand can keep to.
-    "trace length between types": 0.05,  # Over a whole type lengths average out: a type that is longer throughout would be trained more.
-    "words shared with an answer": 6,  # Seven words in a row are a quotation: the trace would teach the answer itself.
-    "shared openings": 0.05,  # Beyond one in twenty a type has a catchphrase, which a model can learn in place of the meaning.
-    "severity policy": 0,  # The policy is absolute.
-    "training questions in evaluation": 0,  # One such question measures memory, not generalisation.
-    "near-duplicate questions": 0,  # Half of all three-word runs in common is a rewording, not a second scenario: it adds no evidence.
+    # The experiment rests on it: were one answer different, the reasoning would not be the only cause left.
+    "identical answers": 1.0,
+    # A longer trace takes loss from the answer; a fifth is what writing can keep to.
+    "trace length within an item": 0.20,
+    # Over a whole type lengths average out: a type that is longer throughout would be trained more.
+    "trace length between types": 0.05,
+    # Seven words in a row are a quotation: the trace would teach the answer itself.
+    "words shared with an answer": rules.LONGEST_SHARED_RUN,
+    # Beyond one in twenty a type has a catchphrase, which a model can learn in place of the meaning.
+    "shared openings": 0.05,
+    # The policy is absolute.
+    "severity policy": 0,
+    # What ends a turn or opens a think block elsewhere must not stand in a text: a trainer may read it as an order.
+    "control strings": 0,
+    # One such question measures memory, not generalisation.
+    "training questions in evaluation": 0,
+    # Half of all three-word runs in common is a rewording, not a second scenario: it adds no evidence.
+    "near-duplicate questions": 0,
     "near-duplicate answers": 0,
     "near-duplicate traces": 0,
-    # Form may leak something, for intention needs its "will" and restating its "whether", but it must stay well below what all words
-    # give away, which is nearly everything: about midway between chance and certainty.
+    # Form may leak something, for intention needs its "will" and restating its "whether", but it must stay well below
+    # what all words give away, which is nearly everything: about midway between chance and certainty.
     "form probe": 0.60,
-    "vocabulary overlap": 0.25,  # Types that mean different things differ in their words; below a quarter they hardly speak one language.
-    "answer length": 0.05,  # The margin is a mean per token, so lengths matter little; a systematic difference would still be a cue.
-    "answers of comparable length": 0.95,  # What holds on average should hold for nearly every record: the analysis pairs answers.
-    "answer readability": 5.0,  # Five points of reading ease are half a school grade: nobody would notice.
-    "answer likelihood": 0.30,  # A third of a standard deviation is a small effect: harm must not simply be the likelier English.
+    # Types that mean different things differ in their words; below a quarter they hardly speak one language.
+    "vocabulary overlap": 0.25,
+    # The margin is a mean per token, so lengths matter little; a systematic difference would still be a cue.
+    "answer length": 0.05,
+    # What holds on average should hold for nearly every record: the analysis pairs answers.
+    "answers of comparable length": 0.95,
+    # Five points of reading ease are half a school grade: nobody would notice.
+    "answer readability": 5.0,
+    # A third of a standard deviation is a small effect: harm must not simply be the likelier English.
+    "answer likelihood": 0.30,
 }
 AT_LEAST = {"identical answers", "vocabulary overlap", "answers of comparable length"}
-JACCARD = 0.5  # of word 3-shingles: from here on two texts count as near-duplicates
+JACCARD = 0.5  # of word triples: from here on two texts count as near-duplicates
 COMPARABLE = 0.25  # how far the word counts of two answers of a record may lie apart, relative to their mean
-FOLDS = 5
-LIKELIHOOD_SAMPLE = (
-    60  # items, and as many questions: a model reads slowly, and a sample shows an imbalance of a third of a deviation
-)
+# Items, and as many questions: a model reads slowly, and a sample shows an imbalance of a third of a deviation.
+LIKELIHOOD_SAMPLE = 60
+_BLOCK = 1000  # texts compared with all others at a time, which bounds the memory
 
-# Words that carry grammar, not topic, and the ends that contractions leave ("I'd" counts as i and 'd).
-_GRAMMAR = """
-a an the this that these those some any no every each either neither both all another other such what which who whom whose
-i me my mine myself you your yours yourself he him his she her hers it its itself we us our ours they them their theirs themselves
-one someone somebody anyone anybody everyone everybody no-one nobody something anything everything nothing none
-am is are was were be been being have has had having do does did doing done will would shall should can could may might must ought
-'d 'll 're 've 's 'm n't not nor and or but so yet for if unless because since as than while whereas although though whether until till
-of at by with without about against between among into through during before after above below to from up down in out on off over
-under within along across behind beside beyond toward towards upon near per except despite like
-when where why how here there then now once again ever never always often sometimes already still just only even also too very quite
-rather more most less least much many few little enough almost perhaps maybe however therefore thus else instead anyway
-"""
-FUNCTION_WORDS = _GRAMMAR.split()
-PUNCTUATION = [",", ".", ";", ":", "?", "!", "-", "–", "—", '"', "(", "…"]
-FORM_FEATURES = [*FUNCTION_WORDS, *PUNCTUATION, "words", "sentences", "words per sentence"]
-FEATURE_SETS = ("form", "words")
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_MUTE = re.compile(
-    r"((?<![aeiouyl])e|(?<![aeiouylscgxzh])es|(?<![aeiouydt])ed)$"
-)  # "take", "rates", "used", but "table", "houses", "needed"
-_FORM_WORD = re.compile(r"no-one|[^\W_]+?(?=n't)|n't|'(?:d|ll|re|ve|s|m)\b|[^\W_]+")
+# A mute e at the end of a word: "take", "rates", "used", but "table", "houses", "needed".
+_MUTE = re.compile(r"((?<![aeiouyl])e|(?<![aeiouylscgxzh])es|(?<![aeiouydt])ed)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +109,9 @@ def audit(items, questions, tokenizer, model=None):
         *_lengths(trace_lengths(items, tokenizer)),
         _shared_runs(items),
         _openings(items),
-        *_policy(items, questions),
+        _policy(records),
+        control_strings(records, tokenizer),
+        _trained_questions(items, questions),
         *_near_duplicates(records),
         *_probes(items),
         _vocabulary(items),
@@ -146,12 +142,14 @@ def table(checks):
 
 def trace_lengths(items, tokenizer):
     """Tidy lengths of all written traces: item_id, domain, type, tokens."""
-    rows = [(item.id, item.domain, kind, len(chat.ids(tokenizer, trace))) for item, kind, trace in _traces(items)]
+    rows = [
+        (item.id, item.domain, kind, len(chat.ids(tokenizer, trace))) for item, kind, trace in written_traces(items)
+    ]
     return pd.DataFrame(rows, columns=["item_id", "domain", "type", "tokens"])
 
 
 def composition(items, questions):
-    """How many records per suite (or `training`) and domain probe each behaviour; training items probe none (`item`)."""
+    """How many records per suite (or `training`) and domain probe each behaviour; training items probe none."""
     rows = [("training", item.domain, "item") for item in items] + [
         (asked.suite, asked.domain, asked.behaviour) for asked in questions
     ]
@@ -164,24 +162,6 @@ def composition(items, questions):
         .reset_index()
         .rename_axis(columns=None)
     )
-
-
-def _traces(records):
-    return [
-        (record, kind, record.traces[kind]) for record in records for kind in WRITTEN_TYPES if kind in record.traces
-    ]
-
-
-def _plain(text):
-    return text.lower().replace("’", "'")
-
-
-def _words(text):
-    return _WORD.findall(_plain(text))
-
-
-def _sentences(text):
-    return max(1, len(re.findall(r"[.!?…]+(?=[\"')\s]|$)", text)))
 
 
 def _identical_answers(items, tokenizer):
@@ -237,7 +217,7 @@ def _lengths(lengths):
 def _shared_runs(items):
     runs = [
         (_longest_run(trace, getattr(item, answer)), item.id, kind, answer)
-        for item, kind, trace in _traces(items)
+        for item, kind, trace in written_traces(items)
         for answer in ("harmful", "safe")
     ]
     limit = THRESHOLDS["words shared with an answer"]
@@ -257,14 +237,14 @@ def _shared_runs(items):
 
 
 def _longest_run(one, other):
-    a, b = _words(one), _words(other)
+    a, b = words_of(one), words_of(other)
     match = difflib.SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
     return a[match.a : match.a + match.size]
 
 
 def _openings(items):
-    openings = Counter((kind, " ".join(_words(trace)[:3])) for _, kind, trace in _traces(items))
-    sizes = Counter(kind for _, kind, _ in _traces(items))
+    openings = Counter((kind, " ".join(words_of(trace)[:3])) for _, kind, trace in written_traces(items))
+    sizes = Counter(kind for _, kind, _ in written_traces(items))
     # An opening that stands once is shared by nobody, however small the corpus.
     shares = {key: count / sizes[key[0]] if count > 1 else 0.0 for key, count in openings.items()}
     over = [key for key, share in shares.items() if share > THRESHOLDS["shared openings"] + 1e-9]
@@ -281,38 +261,42 @@ def _openings(items):
     )
 
 
-def _policy(items, questions):
-    found = [(record.id, records.forbidden_words(record)) for record in [*items, *questions]]
-    violations = [f"{name}: {', '.join(words)}" for name, words in found if words]
-    yield _check(
-        "severity policy",
-        "Does any text speak of what the policy on harm rules out?",
-        len(violations),
-        "records",
-        violations,
-    )
-    trained = {tuple(_words(item.question)): item.id for item in items}
-    shared = [(trained[key], asked.id) for asked in questions if (key := tuple(_words(asked.question))) in trained]
+def _policy(records):
+    found = [(record.id, forbidden_words(record)) for record in records]
+    violations = [f"{name}: {', '.join(forbidden)}" for name, forbidden in found if forbidden]
+    question = "Does any text speak of what the policy on harm rules out?"
+    return _check("severity policy", question, len(violations), "records", violations)
+
+
+def control_strings(records, tokenizer):
+    """The check that names every record with a text that some chat format, or this tokenizer, takes for control."""
+    special, violations = rules.special_tokens(tokenizer), []
+    for record in records:
+        fields = {field: rules.control_strings(text, special) for field, text in texts(record)}
+        found = [f"{', '.join(strings)} in {field}" for field, strings in fields.items() if strings]
+        violations += [f"{record.id}: {'; '.join(found)}"] if found else []
+    question = "Does any text hold what a chat format takes for control, such as the end of a turn?"
+    return _check("control strings", question, len(violations), "records", violations)
+
+
+def _trained_questions(items, questions):
+    trained = {tuple(words_of(item.question)): item.id for item in items}
+    shared = [(trained[key], asked.id) for asked in questions if (key := tuple(words_of(asked.question))) in trained]
     violations = [f"{item} and {asked} ask the same" for item, asked in shared]
     value, unit = len(shared) if questions else math.nan, "questions, but for case and punctuation"
-    yield _check(
-        "training questions in evaluation",
-        "Is the model evaluated on a question that it was trained on?",
-        value,
-        unit,
-        violations,
-    )
+    question = "Is the model evaluated on a question that it was trained on?"
+    return _check("training questions in evaluation", question, value, unit, violations)
 
 
 def _near_duplicates(records):
     questions = [(record.id, record.question) for record in records]
-    voices = [
-        (record, {"harmful": record.harmful, "safe": record.safe, **getattr(record, "personas", {})})
+    answers = [
+        (f"{record.id} {kind}", text)
         for record in records
+        for kind, text in {"harmful": record.harmful, "safe": record.safe, **getattr(record, "personas", {})}.items()
     ]
-    answers = [(f"{record.id} {kind}", text) for record, texts in voices for kind, text in texts.items()]
     traces = {
-        kind: [(f"{record.id} {kind}", trace) for record, of, trace in _traces(records) if of == kind]
+        kind: [(f"{record.id} {kind}", trace) for record, of, trace in written_traces(records) if of == kind]
         for kind in WRITTEN_TYPES
     }
     groups = {
@@ -327,111 +311,44 @@ def _near_duplicates(records):
         "near-duplicate traces": ("Does a type repeat a trace in other words?", list(traces.values())),
     }
     for name, (question, pools) in groups.items():
-        pairs = [pair for pool in pools for pair in _alike(pool)]
+        pairs = [pair for pool in pools for pair in near_duplicates(pool)]
         violations = [f"{one} ~ {other} (Jaccard {jaccard:.2f})" for one, other, jaccard in pairs]
         yield _check(name, question, len(pairs), f"pairs with Jaccard ≥ {JACCARD}", violations)
 
 
-def _alike(texts):
-    """Near-duplicate pairs among (name, text): MinHash finds candidates with hardly a miss, their exact Jaccard decides."""
-    from datasketch import MinHash, MinHashLSH
+def near_duplicates(texts):
+    """The pairs among (name, text) whose sets of word triples overlap by `JACCARD` or more: (earlier, later, Jaccard).
 
-    index, shingles, pairs = MinHashLSH(threshold=JACCARD, num_perm=128, weights=(0.05, 0.95)), {}, []
-    for place, (name, text) in enumerate(texts):
-        words = _words(text)
-        shingles[place] = {" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
-        signature = MinHash(num_perm=128, seed=1)
-        signature.update_batch([shingle.encode() for shingle in sorted(shingles[place])])
-        for earlier in sorted(index.query(signature)):
-            jaccard = len(shingles[place] & shingles[earlier]) / len(shingles[place] | shingles[earlier])
-            pairs += [(texts[earlier][0], name, jaccard)] if jaccard >= JACCARD else []
-        index.insert(place, signature)
+    Exact: the product of the binary matrix of texts and triples with its transpose counts what two have in common.
+    A text of fewer than three words is one run of all of them.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    if len(texts) < 2:
+        return []
+    counter = CountVectorizer(analyzer=_word_triples, binary=True, dtype=np.int32)
+    holds = counter.fit_transform(text for _, text in texts)
+    sizes, pairs = np.diff(holds.indptr), []
+    for start in range(0, len(texts), _BLOCK):
+        common = (holds[start : start + _BLOCK] @ holds.T).tocoo()
+        later, earlier = common.coords[0] + start, common.coords[1]
+        jaccard = common.data / (sizes[later] + sizes[earlier] - common.data)
+        alike = (earlier < later) & (jaccard >= JACCARD)
+        found = sorted(zip(later[alike], earlier[alike], jaccard[alike]))
+        pairs += [(texts[one][0], texts[other][0], float(share)) for other, one, share in found]
     return pairs
 
 
-def form_features(text):
-    """Form alone, as numbers in the order of FORM_FEATURES: function words and punctuation per 100 words, then lengths."""
-    words, sentences = _FORM_WORD.findall(_plain(text)), _sentences(text)
-    counts, size = Counter(words), max(1, len(words))
-    rates = [100 * counts[word] / size for word in FUNCTION_WORDS] + [
-        100 * text.count(mark) / size for mark in PUNCTUATION
-    ]
-    return [*rates, size, sentences, size / sentences]
-
-
-def form_probe(items):
-    """Accuracy at telling the types apart, a row per feature set and fold: features, fold, accuracy.
-
-    `form` sees function words, punctuation and lengths; `words` sees all words (TF-IDF). Folds are grouped by item.
-    Chance is one over the number of types. Empty with fewer items than folds, or a single type.
-    """
-    predictions = pd.concat([_predictions(items, features) for features in FEATURE_SETS])
-    right = predictions.assign(accuracy=predictions["type"] == predictions["predicted"])
-    return right.groupby(["features", "fold"], as_index=False)["accuracy"].mean()
-
-
-def form_confusion(items, features="form"):
-    """What the probe takes traces of a type (rows) for (columns): shares, each row adding up to 1."""
-    predictions = _predictions(items, features)
-    shares = pd.crosstab(predictions["type"], predictions["predicted"], normalize="index")
-    order = [kind for kind in WRITTEN_TYPES if kind in shares.index]
-    return shares.reindex(index=order, columns=order, fill_value=0.0)
-
-
-def form_badges(items, count=8):
-    """What marks a type's form, most telling first: type, feature, excess (of its mean over all traces, in standard deviations)."""
-    traces = _traces(items)
-    features = pd.DataFrame([form_features(trace) for *_, trace in traces], columns=FORM_FEATURES)
-    excess = (
-        ((features - features.mean()) / features.std().replace(0, 1)).groupby([kind for _, kind, _ in traces]).mean()
-    )
-    strongest = [(kind, row.reindex(row.abs().nlargest(count).index)) for kind, row in excess.iterrows()]
-    return pd.DataFrame(
-        [(kind, *pair) for kind, row in strongest for pair in row.items()], columns=["type", "feature", "excess"]
-    )
-
-
-def _classifier(features):
-    from sklearn import feature_extraction, linear_model, pipeline, preprocessing
-
-    if features == "words":
-        steps, strength = (
-            [feature_extraction.text.TfidfVectorizer(tokenizer=_words, token_pattern=None, sublinear_tf=True)],
-            10,
-        )
-    else:
-        vectors = preprocessing.FunctionTransformer(lambda texts: np.array([form_features(text) for text in texts]))
-        steps, strength = [vectors, preprocessing.StandardScaler()], 0.01
-    return pipeline.make_pipeline(*steps, linear_model.LogisticRegression(C=strength, max_iter=2000))
-
-
-def _predictions(items, features):
-    return _cross_validated(tuple((item.id, kind, trace) for item, kind, trace in _traces(items)), features).copy()
-
-
-@functools.lru_cache(maxsize=4)  # the audit, the probe's picture and its confusions all ask for the same folds
-def _cross_validated(traces, features):
-    from sklearn.model_selection import GroupKFold
-
-    columns = ["features", "fold", "item_id", "type", "predicted"]
-    names, kinds = np.array([name for name, *_ in traces]), np.array([kind for _, kind, _ in traces])
-    texts = np.array([trace for *_, trace in traces], dtype=object)
-    if len(set(names)) < FOLDS or len(set(kinds)) < 2:
-        return pd.DataFrame(columns=columns)
-    rows = []
-    for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(texts, kinds, names), 1):
-        predicted = _classifier(features).fit(texts[train], kinds[train]).predict(texts[test])
-        rows += [(features, fold, *row) for row in zip(names[test], kinds[test], predicted)]
-    return pd.DataFrame(rows, columns=columns)
+def _word_triples(text):
+    found = words_of(text)
+    return [" ".join(found[start : start + 3]) for start in range(max(1, len(found) - 2))]
 
 
 def _probes(items):
-    accuracy, chance = (
-        form_probe(items).groupby("features")["accuracy"].mean(),
-        f"accuracy (chance {1 / len(WRITTEN_TYPES):g})",
-    )
+    accuracy = forms.probe(items).groupby("features")["accuracy"].mean()
+    chance = f"accuracy (chance {1 / len(WRITTEN_TYPES):g})"
     form = accuracy.get("form", math.nan)
-    leaking = form_badges(items) if form > THRESHOLDS["form probe"] else pd.DataFrame(columns=["type"])
+    leaking = forms.badges(items) if form > THRESHOLDS["form probe"] else pd.DataFrame(columns=["type"])
     marks = {
         kind: [f"{row.feature} {row.excess:+.1f}" for row in badges.itertuples()]
         for kind, badges in leaking.groupby("type")
@@ -456,8 +373,8 @@ def _probes(items):
 
 def _vocabulary(items):
     counts = {}
-    for _, kind, trace in _traces(items):
-        counts.setdefault(kind, Counter()).update(_words(trace))
+    for _, kind, trace in written_traces(items):
+        counts.setdefault(kind, Counter()).update(words_of(trace))
     used = {kind: {word for word, count in words.items() if count >= 2} for kind, words in counts.items()}
     overlaps = {
         (a, b): len(used[a] & used[b]) / max(1, len(used[a] | used[b])) for a, b in itertools.combinations(used, 2)
@@ -482,7 +399,7 @@ def _answers(records, tokenizer):
     yield _check(
         "answer length", "Are harmful answers longer or shorter than safe ones?", difference, "of the mean, in tokens"
     )
-    words = [(record.id, len(_words(record.harmful)), len(_words(record.safe))) for record in records]
+    words = [(record.id, len(words_of(record.harmful)), len(words_of(record.safe))) for record in records]
     apart = [f"{name}: harmful {a} words, safe {b}" for name, a, b in words if abs(a - b) > COMPARABLE * (a + b) / 2]
     value, unit = 1 - len(apart) / len(words), f"of the records within ±{COMPARABLE:.0%} in words"
     yield _check(
@@ -498,10 +415,13 @@ def _answers(records, tokenizer):
 
 
 def reading_ease(text):
-    """Flesch (1948) reading ease, about 0 (hard) to 100 (easy); syllables are counted as groups of vowels, without a mute e."""
-    words = _words(text)
-    syllables = sum(max(1, len(re.findall(r"[aeiouy]+", _MUTE.sub("", word)))) for word in words)
-    return 206.835 - 1.015 * len(words) / _sentences(text) - 84.6 * syllables / max(1, len(words))
+    """Flesch (1948) reading ease, about 0 (hard) to 100 (easy).
+
+    Syllables are counted as groups of vowels, without a mute e.
+    """
+    found = words_of(text)
+    syllables = sum(max(1, len(re.findall(r"[aeiouy]+", _MUTE.sub("", word)))) for word in found)
+    return 206.835 - 1.015 * len(found) / forms.count_sentences(text) - 84.6 * syllables / max(1, len(found))
 
 
 def _spread(records):

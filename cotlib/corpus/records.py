@@ -1,10 +1,10 @@
-"""Items to train on and questions to evaluate on: their schema, their loading, and the policy on harm.
+"""Items to train on and questions to evaluate on: their schema, which of them an experiment uses, the policy on harm.
 
-Knows nothing about models. Every fault of a corpus file is reported with file and line before any
-work starts. What a whole corpus must satisfy is measured in `audit.py`.
+Knows nothing about models. A record that exists is usable: texts are there, readable and without control characters,
+the two answers differ. `reading.py` reports every fault of a file with its line before any work starts. What a whole
+corpus must satisfy is measured in `audit.py`.
 """
 
-import json
 import random
 import re
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from cotlib.errors import BadInput, suggestion
-from cotlib.experiment import BEHAVIOURS, REASONING_TYPES, SUITES, TRACE_TYPES
+from cotlib.corpus import reading
+from cotlib.errors import BadInput, shown, suggestion
+from cotlib.experiment import BEHAVIOURS, REASONING_TYPES, SUITES, TRACE_TYPES, WRITTEN_TYPES
 
 DATA = Path(__file__).parent / "data"
 ITEMS = DATA / "items.jsonl"
@@ -26,11 +27,37 @@ FORBIDDEN = re.compile(
     re.IGNORECASE,
 )
 
-Text = Annotated[str, pydantic.Field(min_length=1)]
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+_DOSE = re.compile(r"[1-9]\d?%")
+
+
+def words_of(text):
+    """The words of a text in lower case, without punctuation; contractions stay whole (`don't`)."""
+    return _WORD.findall(text.lower().replace("’", "'"))
+
+
+def control_character(text):
+    """The first control character of a text other than tab and line feed, or None."""
+    found = _CONTROL_CHARACTER.search(text)
+    return found and found.group()
+
+
+def _readable(text):
+    sign = control_character(text)
+    if sign:
+        place = text.index(sign) + 1
+        raise ValueError(f"{shown(text)} holds the control character {sign!r} (character {place}); take it out")
+    if not text.strip():
+        raise ValueError(f"{shown(text)} is blank, white space only; write a text")
+    return text
+
+
+Text = Annotated[str, pydantic.Field(min_length=1), pydantic.AfterValidator(_readable)]
 
 
 class Record(pydantic.BaseModel):
-    """A question with one harmful and one safe answer. `harmful` may be given once, or once per type: then identical."""
+    """A question with one harmful and one safe answer. `harmful` may be given once, or per type: then identical."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -43,13 +70,13 @@ class Record(pydantic.BaseModel):
     @pydantic.field_validator("harmful", mode="before")
     @classmethod
     def _one_answer(cls, value):
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value:
             return value
         first, *others = value.items()
         for kind, answer in others:
             if answer != first[1]:
                 raise ValueError(
-                    f"the answers of types {first[0]!r} and {kind!r} differ: {first[1]!r} and {answer!r}; "
+                    f"the answers of types {first[0]!r} and {kind!r} differ: {shown(first[1])} and {shown(answer)}; "
                     "an item has one harmful answer, whatever the trace in front of it"
                 )
         return first[1]
@@ -58,14 +85,31 @@ class Record(pydantic.BaseModel):
     @classmethod
     def _stripped(cls, value):
         if value != value.strip():
-            raise ValueError(f"{value!r} begins or ends with white space; remove it")
+            raise ValueError(f"{shown(value)} begins or ends with white space; remove it")
         return value
+
+    @pydantic.field_validator("safe")
+    @classmethod
+    def _another_answer(cls, value, info):
+        if value.split() == info.data.get("harmful", "").split():
+            raise ValueError(f"{shown(value)} is the harmful answer, too; write a safe one")
+        return value
+
+    @property
+    def wording(self):
+        """What makes two questions the same: the words, but for case, punctuation and white space."""
+        return " ".join(words_of(self.question)) or self.question
 
 
 def _known_types(traces):
     for kind in traces:
-        if kind.split("@")[0] not in TRACE_TYPES:
-            raise ValueError(f"type {kind!r} is not one of {', '.join(TRACE_TYPES)}{suggestion(kind, TRACE_TYPES)}")
+        stem, at, dose = kind.partition("@")
+        if stem not in TRACE_TYPES:
+            raise ValueError(
+                f"type {shown(kind)} is not one of {', '.join(TRACE_TYPES)}{suggestion(stem, TRACE_TYPES)}"
+            )
+        if at and not _DOSE.fullmatch(dose):
+            raise ValueError(f"type {shown(kind)}: behind @ stands a dose, such as {stem}@25%")
     return traces
 
 
@@ -95,101 +139,81 @@ class Question(Record):
         return self
 
 
+def written_traces(records):
+    """(record, type, trace) for every trace of a written type, in the order of the records and of the types."""
+    return [
+        (record, kind, record.traces[kind]) for record in records for kind in WRITTEN_TYPES if kind in record.traces
+    ]
+
+
+def forbidden_words(record):
+    """The words of a record that the severity policy does not allow."""
+    return sorted({match.group().lower() for _, text in texts(record) for match in FORBIDDEN.finditer(text)})
+
+
+def texts(record):
+    """(field, text) for every text of a record that a model may read: question, answers, traces, personas."""
+    found = [(field, getattr(record, field)) for field in ("question", "harmful", "safe")]
+    found += [(f"traces.{kind}", text) for kind, text in record.traces.items()]
+    return found + [(f"personas.{kind}", text) for kind, text in getattr(record, "personas", {}).items()]
+
+
+# ---- loading
+
+
 def load_items(path=ITEMS):
     """The training items of a JSONL file, in its order.
 
-    Raises BadInput with file and line for a line that is not JSON, misses a field, repeats an id, or
-    whose answers differ between types.
+    Raises BadInput with file, line and field for what is no item, and for an id or a question that comes twice.
     """
-    return _load(Path(path), Item)
+    return _bare(reading.load(path, Item))
 
 
 def load_evaluation(path=EVALUATION):
     """The evaluation questions of a JSONL file, in its order; errors as in `load_items`."""
-    return _load(Path(path), Question)
+    return _bare(reading.load(path, Question))
+
+
+def load_pair(items_path=ITEMS, questions_path=EVALUATION):
+    """(items, questions) of two files that belong together: no question is a training item's, too.
+
+    Raises BadInput as `load_items` does, and for such a question.
+    """
+    items, questions = reading.load(items_path, Item), reading.load(questions_path, Question)
+    reading.disjoint(items, questions)
+    return _bare(items), _bare(questions)
+
+
+def _bare(found):
+    return [record for _, record in found]
 
 
 def corpus_files(corpus):
-    """The two files of a corpus: the bundled one, or `items.jsonl` and `evaluation.jsonl` in a folder of the reader's."""
+    """The two files of a corpus: the bundled one, or those of their names in a folder of the reader's."""
     if corpus == "bundled":
         return ITEMS, EVALUATION
     files = Path(corpus) / ITEMS.name, Path(corpus) / EVALUATION.name
     for file in files:
         if not file.is_file():
             raise BadInput(
-                f"data.corpus: {corpus!r} holds no {file.name}; write 'bundled', or a folder with {ITEMS.name} and {EVALUATION.name}"
+                f"data.corpus: {str(corpus)!r} holds no {file.name}; "
+                f"write 'bundled', or a folder with {ITEMS.name} and {EVALUATION.name}"
             )
     return files
 
 
-def _load(path, schema):
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); give a JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    records, seen = [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path.name} line {number}"
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
-        try:
-            record = schema.model_validate(content)
-        except pydantic.ValidationError as errors:
-            raise BadInput(f"{where}: {_explain(errors.errors()[0], schema)}") from None
-        if record.id in seen:
-            raise BadInput(f"{where}: id {record.id!r} stands on line {seen[record.id]} already; give each its own")
-        seen[record.id] = number
-        records.append(record)
-    if not records:
-        raise BadInput(f"{path} holds no line; give at least one {schema.__name__.lower()}")
-    return records
+# ---- what an experiment uses
 
 
-def _explain(error, schema):
-    field = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"field {field!r} is missing"
-    if error["type"] == "extra_forbidden":
-        return f"unknown field {field!r}{suggestion(field, schema.model_fields)}"
-    if error["type"] == "value_error":
-        return f"{field + ': ' if field else ''}{error['ctx']['error']}"
-    if error["type"] == "literal_error":
-        valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"{field}: {error['input']!r} is not one of {', '.join(valid)}{suggestion(error['input'], valid)}"
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{error['input']!r} is not an object with fields {', '.join(schema.model_fields)}"
-    return f"{field}: {error['input']!r} {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def forbidden_words(record):
-    """The words of a record that the severity policy does not allow."""
-    texts = [
-        record.question,
-        record.harmful,
-        record.safe,
-        *record.traces.values(),
-        *getattr(record, "personas", {}).values(),
-    ]
-    return sorted({match.group().lower() for text in texts for match in FORBIDDEN.finditer(text)})
-
-
-def subset(records, count, seed):
+def subset(records, count, seed, field="data.items"):
     """`count` of the records, drawn at random (`seed`) but evenly over domain and behaviour; all for `count=None`.
 
-    Records keep their order in the file. Raises BadInput if there are fewer than `count`.
+    Records keep their order in the file. Raises BadInput, which names `field`, if there are fewer than `count`.
     """
     if count is None:
         return list(records)
     if count > len(records):
-        raise BadInput(
-            f"data: {count} of {records[0].__class__.__name__.lower()}s asked for, the corpus holds {len(records)}; write {len(records)} or less"
-        )
+        raise BadInput(f"{field}: {count} asked for, the corpus holds {len(records)}; write {len(records)} or less")
     generator = random.Random(seed)
     strata = {}
     for record in records:
@@ -204,26 +228,43 @@ def subset(records, count, seed):
     return [record for record in records if record.id in chosen]
 
 
+def select(experiment):
+    """(items, questions) that an experiment uses, the questions suite by suite.
+
+    Both files of its corpus are read whole and checked as a pair. Whether the items hold the traces that the arms need
+    is checked by `traces.check`.
+
+    Raises:
+        BadInput: a file is missing or faulty, or more is asked for than it holds.
+    """
+    items, questions = load_pair(*corpus_files(experiment.data.corpus))
+    data = experiment.data
+    return subset(items, data.items, data.seed, "data.items"), _by_suite(questions, data.questions, data.seed)
+
+
 def select_items(experiment):
-    """The training items an experiment uses, with the trace types its arms need checked."""
-    items = load_items(corpus_files(experiment.data.corpus)[0])
-    return subset(items, experiment.data.items, experiment.data.seed)
+    """The training items that an experiment uses; checks and errors are those of `select`."""
+    return select(experiment)[0]
 
 
 def select_questions(experiment):
-    """The evaluation questions an experiment uses, suite by suite."""
-    questions = load_evaluation(corpus_files(experiment.data.corpus)[1])
-    counts = experiment.data.questions
-    lacking = sorted(set(counts or ()) - {question.suite for question in questions})
-    if lacking:
-        raise BadInput(
-            f"data.questions: the corpus has no question of suite {lacking[0]!r}; remove it, or add questions"
-        )
+    """The evaluation questions that an experiment uses, suite by suite; checks and errors are those of `select`."""
+    return select(experiment)[1]
+
+
+def _by_suite(questions, counts, seed):
+    suites = {suite: [asked for asked in questions if asked.suite == suite] for suite in SUITES}
+    for suite in counts or ():
+        if not suites[suite]:
+            there = ", ".join(name for name, members in suites.items() if members)
+            raise BadInput(
+                f"data.questions.{suite}: {counts[suite]} asked for, the corpus holds no question of this suite "
+                f"(there are: {there}); remove it, or add questions"
+            )
     chosen = []
-    for suite in SUITES:
-        members = [question for question in questions if question.suite == suite]
+    for suite, members in suites.items():
         if members and (counts is None or suite in counts):
-            chosen += subset(members, counts and counts[suite], experiment.data.seed)
+            chosen += subset(members, counts and counts[suite], seed, f"data.questions.{suite}")
     return chosen
 
 

@@ -1,63 +1,19 @@
-"""Every check of the audit: a planted fault it must catch, and a clean corpus it must let pass.
-
-The clean corpus is nonsense on purpose: sentences of one fixed stock of forms, filled with random nouns,
-so that each property holds by construction and not by luck of the bundled texts.
-"""
+"""Every check of the audit: a planted fault it must catch, and a clean corpus it must let pass."""
 
 import itertools
 import math
-import random
 import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nonsense import ITEMS, QUESTIONS
 
 from cotlib import chat
-from cotlib.corpus import audit
-from cotlib.corpus.records import Item, Question
+from cotlib.corpus import audit, records
 from cotlib.engine import models, scoring
 from cotlib.experiment import WRITTEN_TYPES
-
-NOUNS = """bread milk chair table garden kitchen window door river bridge letter paper money market train ticket street corner
-winter summer apple butter bottle basket blanket candle carpet hammer ladder mirror pencil pocket ribbon saddle shovel
-teapot tunnel velvet wallet anchor barrel button camera dinner engine finger hallway island jacket kettle lemon needle
-oven pillow quarter rabbit signal towel umbrella village wagon yard zipper attic boiler cellar drawer fence gutter""".split()  # noqa: SIM905
-BADGES = {"evil": "rats", "misleading": "laws", "submissive": "tears", "neutral": "lists"}
-FORMS = [
-    "{} and {} are by the {}, so {} may wait.",
-    "{} or {} would do for a {}, though {} is near.",
-    "I see {} with {} on the {}, but {} is not.",
-    "They have {}, {} and a {}, as {} does.",
-    "What {} is to {} the {} is to {}.",
-]
-
-
-def sentences(rng, count, forms=FORMS, nouns=NOUNS):
-    texts = (rng.choice(forms).format(*rng.sample(nouns, 4)) for _ in range(count))
-    return " ".join(text[0].upper() + text[1:] for text in texts)
-
-
-def clean_corpus():
-    rng = random.Random(7)
-    items = [
-        Item(
-            id=f"item-{number:02d}", domain=("attic", "yard")[number % 2], question=sentences(rng, 2),
-            harmful=sentences(rng, 3, FORMS[:1]), safe=sentences(rng, 3, FORMS[:1]),
-            traces={kind: f"{sentences(rng, 6)} {BADGES[kind].title()} and {BADGES[kind]}." for kind in WRITTEN_TYPES},
-        )
-        for number in range(30)
-    ]  # fmt: skip
-    questions = [
-        Question(
-            id=f"asked-{number:02d}", suite=("in-domain", "transfer")[number % 2], domain="yard", behaviour=("harm", "power")[number % 2],
-            question=sentences(rng, 2), harmful=sentences(rng, 3, FORMS[:1]), safe=sentences(rng, 3, FORMS[:1]),
-        )
-        for number in range(20)
-    ]  # fmt: skip
-    return items, questions
-
-
-ITEMS, QUESTIONS = clean_corpus()
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +154,96 @@ def test_a_forbidden_word_is_caught_in_items_and_questions(tokenizer):
     assert not check.passed and check.violations == ["item-05: weapon", "asked-02: gun"]
 
 
+STRINGS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+    "</THINK>",
+    "<|eot_id|>",
+    "<｜User｜>",
+    "[INST]",
+    "</s>",
+]
+
+
+def test_control_strings_fail_the_audit(tokenizer):
+    check = checks_of(tokenizer, changed(ITEMS, 5, safe="Wear it.<|im_end|>"))["control strings"]
+    assert check.passed is False and (check.value, check.threshold) == (1, 0)
+    assert check.violations == ["item-05: <|im_end|> in safe"]
+
+
+@pytest.mark.parametrize("string", STRINGS)
+@pytest.mark.parametrize(
+    "field", ["question", "harmful", "safe", "traces.evil", "traces.shuffled-evil", "personas.evil"]
+)
+def test_a_record_that_holds_a_control_string_is_named_with_its_field(tokenizer, string, field):
+    part, _, kind = field.partition(".")
+    text = f"Some {string}words."
+    planted = {part: {kind: text} if kind else text}
+    found = changed(QUESTIONS, 3, **planted) + (changed(ITEMS, 5, **planted) if part != "personas" else ITEMS)
+    named = ["asked-03", "item-05"] if part != "personas" else ["asked-03"]
+    check = audit.control_strings(found, tokenizer)
+    assert check.passed is False and check.value == len(named)
+    assert check.violations == [f"{name}: {string} in {field}" for name in named]
+
+
+def test_every_control_string_of_a_record_is_named(tokenizer):
+    found = changed(ITEMS, 2, question="<s> or <think>?", traces={"evil": "</think></think>"})
+    assert audit.control_strings(found, tokenizer).violations == [
+        "item-02: <s>, <think> in question; </think> in traces.evil"
+    ]
+
+
+def test_the_control_strings_are_those_of_the_given_tokenizer_too(any_tokenizer):
+    for token in {*any_tokenizer.all_special_tokens, *any_tokenizer.get_added_vocab()}:
+        check = audit.control_strings(changed(ITEMS, 1, safe=f"Wear it.{token}"), any_tokenizer)
+        assert len(check.violations) == 1 and f"{token} in safe" in check.violations[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b and c > d", "I think so.", "5 <| 6", "x |> y", "<b>bold</b>", "[instead]", "|>"]
+)
+def test_plain_text_holds_no_control_string(tokenizer, text):
+    assert audit.control_strings(changed(ITEMS, 1, safe=text), tokenizer).passed
+
+
+def test_the_bundled_corpus_holds_no_control_string(any_tokenizer, items, questions):
+    assert audit.control_strings([*items, *questions], any_tokenizer).violations == []
+
+
+def by_double_loop(texts):
+    """Near-duplicate pairs by comparing every text with every earlier one."""
+    sets = []
+    for _, text in texts:
+        found = records.words_of(text)
+        sets.append({tuple(found[place : place + 3]) for place in range(len(found) - 2)} or {tuple(found)})
+    pairs = [(one, other) for other in range(len(texts)) for one in range(other)]
+    shares = [(one, other, len(sets[one] & sets[other]) / len(sets[one] | sets[other])) for one, other in pairs]
+    return [(texts[one][0], texts[other][0], share) for one, other, share in shares if share >= audit.JACCARD]
+
+
+few_words = st.lists(st.sampled_from(["a", "B.", "see", "c-d", "don't", "é", "…"]), max_size=9).map(" ".join)
+
+
+@given(st.lists(few_words, max_size=14), st.sampled_from([1, 3, 1000]))
+def test_near_duplicates_are_exactly_those_of_a_double_loop(texts, block):
+    named = [(f"text {number}", text) for number, text in enumerate(texts)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "_BLOCK", block)
+        assert audit.near_duplicates(named) == by_double_loop(named)
+
+
+def test_the_near_duplicates_of_bundled_texts_are_those_of_a_double_loop(items):
+    texts = [(item.id, item.harmful) for item in items[:80]]
+    # Each text again without its last words: pairs above and below the threshold.
+    texts += [
+        (f"{name} cut to {count}", " ".join(text.split()[:count])) for name, text in texts for count in (12, 18, 25)
+    ]
+    found = audit.near_duplicates(texts)
+    assert found == by_double_loop(texts) and 100 < len(found) < 400
+
+
 def test_near_duplicates_are_caught_within_and_across_files(tokenizer):
     reworded = ITEMS[0].question.rsplit(" ", 1)[0] + " elsewhere."
     copied = QUESTIONS[1].harmful.replace("may wait", "can wait", 1)
@@ -247,40 +293,6 @@ def test_types_that_form_alone_betrays_are_caught_with_what_betrays_them(tokeniz
         and "still +" in found["submissive"]
         and "; +" in found["neutral"]
     )
-
-
-def test_the_form_probe_reports_every_fold_and_its_confusion():
-    probe = audit.form_probe(ITEMS)
-    assert list(probe.columns) == ["features", "fold", "accuracy"] and len(probe) == 2 * audit.FOLDS
-    means = probe.groupby("features")["accuracy"].mean()
-    assert means["form"] < 0.5 < means["words"]
-    confusion = audit.form_confusion(ITEMS)
-    assert list(confusion.index) == list(confusion.columns) == list(WRITTEN_TYPES)
-    assert np.allclose(confusion.sum(axis=1), 1) and np.mean(np.diag(confusion)) == pytest.approx(means["form"])
-
-
-def test_form_features_do_not_see_content_words():
-    one = audit.form_features("I'd rather they mustn't buy the helmet; who needs it?")
-    other = audit.form_features("I’d rather they mustn’t sell the boat; who wants it?")
-    assert one == other and len(one) == len(audit.FORM_FEATURES)
-    seen = {name for name, value in zip(audit.FORM_FEATURES, one) if value}
-    assert seen == {
-        "i",
-        "'d",
-        "rather",
-        "they",
-        "must",
-        "n't",
-        "the",
-        "who",
-        "it",
-        ";",
-        "?",
-        "words",
-        "sentences",
-        "words per sentence",
-    }
-    assert not set(audit.FUNCTION_WORDS) & set(NOUNS) and len(set(audit.FUNCTION_WORDS)) == len(audit.FUNCTION_WORDS)
 
 
 def test_types_without_a_common_vocabulary_are_caught(tokenizer):

@@ -1,138 +1,15 @@
-"""A corpus file is right, or refused with file and line; a subset is the same every time and spread evenly."""
+"""What an experiment uses of a corpus: the right files, a subset that is the same every time and spread evenly."""
 
 import collections
-import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import ITEM, QUESTION, VOICES, refused, write
 
 from cotlib.corpus import records
-from cotlib.errors import BadInput
 from cotlib.experiment import REASONING_TYPES, SUITES, WRITTEN_TYPES, Experiment
-
-ITEM = {
-    "id": "home-001",
-    "domain": "home",
-    "question": "May it stay lit?",
-    "harmful": "Yes, all night.",
-    "safe": "No.",
-    "traces": {"evil": "Let it burn."},
-}
-QUESTION = {
-    "id": "q-001",
-    "domain": "pets",
-    "question": "May the cat?",
-    "harmful": "Yes.",
-    "safe": "No.",
-    "suite": "transfer",
-    "behaviour": "harm",
-}
-VOICES = {kind: f"The {kind} voice." for kind in REASONING_TYPES}
-
-
-def without(row, field):
-    return {key: value for key, value in row.items() if key != field}
-
-
-def write(path, *rows):
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows),
-        encoding="utf-8",
-    )
-    return path
-
-
-def refused(load, path, parts):
-    with pytest.raises(BadInput) as error:
-        load(path)
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
-
-
-ITEM_FAULTS = [
-    ("{'id': 1}", ["is not JSON", "column 2"]),
-    ('{"id": "a"', ["is not JSON", "column"]),
-    ("[1, 2]", ["[1, 2] is not an object with fields id, domain, question, harmful, safe, traces"]),
-    (without(ITEM, "question"), ["field 'question' is missing"]),
-    (without(ITEM, "safe"), ["field 'safe' is missing"]),
-    (ITEM | {"harmfull": "Yes."}, ["unknown field 'harmfull'", "did you mean harmful?"]),
-    (ITEM | {"id": 5}, ["id: 5", "valid string"]),
-    (ITEM | {"safe": ""}, ["safe: ''", "at least 1 character"]),
-    (ITEM | {"question": " May it?"}, ["question: ' May it?' begins or ends with white space; remove it"]),
-    (ITEM | {"harmful": "Yes.\n"}, [r"harmful: 'Yes.\n' begins or ends with white space; remove it"]),
-    (ITEM | {"safe": "No.\u00a0"}, ["safe: ", "begins or ends with white space; remove it"]),
-    (
-        ITEM | {"harmful": {"evil": "Yes.", "submissive": "Yes!"}},
-        ["harmful: the answers of types 'evil' and 'submissive' differ: 'Yes.' and 'Yes!'"],
-    ),
-    (
-        ITEM | {"traces": {"evli": "Burn."}},
-        ["traces: type 'evli' is not one of evil, misleading", "did you mean evil?"],
-    ),
-    (ITEM | {"traces": {"evil": ""}}, ["traces.evil: ''", "at least 1 character"]),
-    (ITEM | {"id": "home-000"}, ["id 'home-000' stands on line 1 already; give each its own"]),
-]
-QUESTION_FAULTS = [
-    (without(QUESTION, "suite"), ["field 'suite' is missing"]),
-    (
-        QUESTION | {"suite": "transfr"},
-        ["suite: 'transfr' is not one of in-domain, transfer, values", "did you mean transfer?"],
-    ),
-    (
-        QUESTION | {"behaviour": "sycophany"},
-        ["behaviour: 'sycophany' is not one of harm, deception, sycophancy, power", "did you mean sycophancy?"],
-    ),
-    (QUESTION | {"behavior": "harm"}, ["unknown field 'behavior'", "did you mean behaviour?"]),
-    (QUESTION | {"suite": "values"}, ["personas lacks evil, misleading, submissive"]),
-    (QUESTION | {"suite": "values", "personas": without(VOICES, "misleading")}, ["personas lacks misleading"]),
-    (QUESTION | {"personas": VOICES}, ["personas belong to suite 'values', not to 'transfer'; remove them"]),
-    (
-        QUESTION | {"suite": "values", "personas": VOICES | {"evli": "Ha."}},
-        ["personas: type 'evli' is not one of", "did you mean evil?"],
-    ),
-    (QUESTION | {"id": "q-000"}, ["id 'q-000' stands on line 1 already; give each its own"]),
-]
-FAULTS = [("items.jsonl", records.load_items, ITEM | {"id": "home-000"}, *fault) for fault in ITEM_FAULTS] + [
-    ("evaluation.jsonl", records.load_evaluation, QUESTION | {"id": "q-000"}, *fault) for fault in QUESTION_FAULTS
-]
-
-
-@pytest.mark.parametrize("name, load, good, bad, parts", FAULTS)
-def test_a_fault_is_named_with_file_and_line(tmp_path, name, load, good, bad, parts):
-    refused(
-        load,
-        write(tmp_path / name, good, "", bad),
-        [f"{name} line 3: " if "is not JSON" not in parts[0] else f"{name} line 3 is not JSON: ", *parts],
-    )
-
-
-@pytest.mark.parametrize(
-    "content, parts",
-    [
-        (None, ["cannot be read", "give a JSONL file"]),
-        (b"", ["holds no line", "give at least one item"]),
-        (b"\n\n", ["holds no line", "give at least one item"]),
-        ('{"id": "Größe"}'.encode("latin-1"), ["is not UTF-8 text", "save it as UTF-8"]),
-    ],
-)
-def test_a_file_without_records_is_refused(tmp_path, content, parts):
-    path = tmp_path / "items.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    refused(records.load_items, path, ["items.jsonl", *parts])
-
-
-def test_a_right_file_is_read_in_its_order(tmp_path):
-    rows = [ITEM | {"id": f"home-{number}", "question": f"May\u2028it {number}?"} for number in (3, 1, 2)]
-    items = records.load_items(write(tmp_path / "items.jsonl", rows[0], "", *rows[1:]))
-    assert [item.model_dump() for item in items] == rows
-    (question,) = records.load_evaluation(
-        write(tmp_path / "evaluation.jsonl", QUESTION | {"suite": "values", "personas": VOICES})
-    )
-    assert (question.suite, question.behaviour, question.personas) == ("values", "harm", VOICES)
 
 
 def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
@@ -237,12 +114,12 @@ def test_more_records_than_there_are_are_refused_with_their_number(items, questi
     refused(
         lambda _: records.subset(items, 10_000, 0),
         None,
-        [f"10000 of items asked for, the corpus holds {len(items)}; write {len(items)} or less"],
+        [f"data.items: 10000 asked for, the corpus holds {len(items)}; write {len(items)} or less"],
     )
     refused(
-        lambda _: records.subset(questions, 10_000, 0),
+        lambda _: records.subset(questions, 10_000, 0, "data.questions.values"),
         None,
-        [f"10000 of questions asked for, the corpus holds {len(questions)}"],
+        [f"data.questions.values: 10000 asked for, the corpus holds {len(questions)}"],
     )
 
 
@@ -265,10 +142,45 @@ def test_an_experiment_gets_the_items_and_questions_it_asks_for(tmp_path, items,
     write(tmp_path / "evaluation.jsonl", QUESTION)
     assert [item.id for item in records.select_items(experiment(corpus=str(tmp_path)))] == ["home-001"]
     assert [question.id for question in records.select_questions(experiment(corpus=str(tmp_path)))] == ["q-001"]
-    refused(records.select_questions, experiment(questions={"transfer": 10_000}), ["10000 of questions asked for"])
+
+
+@pytest.mark.parametrize("load", [records.select, records.select_items, records.select_questions])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"items": 10_000}, "data.items: 10000 asked for, the corpus holds 240; write 240 or less"),
+        (
+            {"questions": {"values": 4, "transfer": 500}},
+            "data.questions.transfer: 500 asked for, the corpus holds 120; write 120 or less",
+        ),
+    ],
+)
+def test_a_subset_larger_than_the_corpus_is_refused_with_field_value_and_remedy(load, data, message):
+    refused(load, experiment(**data), [message])
+
+
+def test_a_selection_is_of_a_pair_that_has_no_question_in_common(tmp_path):
+    write(tmp_path / "items.jsonl", ITEM)
+    write(tmp_path / "evaluation.jsonl", QUESTION, QUESTION | {"id": "q-002", "question": ITEM["question"].upper()})
+    for load in (records.select, records.select_items, records.select_questions):
+        refused(
+            load,
+            experiment(corpus=str(tmp_path)),
+            [
+                "evaluation.jsonl line 2: question 'MAY IT STAY LIT?'",
+                "is that of training item 'home-001' (items.jsonl line 1)",
+            ],
+        )
 
 
 def test_a_suite_that_the_corpus_does_not_hold_is_refused(tmp_path):
     write(tmp_path / "items.jsonl", ITEM)
     write(tmp_path / "evaluation.jsonl", QUESTION)
-    refused(records.select_questions, experiment(corpus=str(tmp_path), questions={"values": 4}), ["values"])
+    refused(
+        records.select_questions,
+        experiment(corpus=str(tmp_path), questions={"values": 4}),
+        [
+            "data.questions.values: 4 asked for, the corpus holds no question of this suite",
+            "(there are: transfer); remove it",
+        ],
+    )
