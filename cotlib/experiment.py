@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-import yaml
 
 from cotlib.arms import BASE, MODES, SUITES, Arm
-from cotlib.errors import BadInput, check_name, suggestion
+from cotlib.errors import BadInput, check_name, explain, suggestion
+from cotlib.runs import documents
 
 STAGES = ("craft", "train", "evaluate", "judge", "findings")
 JUDGES = ("probe", "llm")
@@ -217,16 +217,7 @@ class Experiment(Section):
         Raises BadInput with one line per fault: the field, the value, and what to type instead.
         """
         found = locate(path)
-        try:
-            content = yaml.load(found.read_text(encoding="utf-8-sig"), Loader=_Loader)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-        except BadInput as error:
-            raise BadInput(f"{path}: {error}") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}); give a file that is there") from None
+        content = documents.parse_yaml(documents.read_text(found), str(path))
         if not isinstance(content, dict):
             raise BadInput(f"{path} holds no experiment: write keys such as name, models, arms and training")
         experiment = cls.parse(content, source=path)
@@ -239,7 +230,7 @@ class Experiment(Section):
         try:
             return cls.model_validate(content)
         except pydantic.ValidationError as errors:
-            lines = [_explain(cls, error) for error in errors.errors()]
+            lines = [explain(cls, error, noun="key") for error in errors.errors()]
             raise BadInput("\n".join(f"{source}: {line}" for line in lines)) from None
 
     @cached_property
@@ -275,32 +266,6 @@ class Experiment(Section):
         return [Unit(model, arm, number) for model in chosen_models for number in seeds for arm in in_order]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as far as an experiment needs it: no key twice, no aliases, no nesting without end."""
-
-    DEEPEST = 20
-    depth = 0
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: aliases (*) are not read; write it out")
-        self.depth += 1
-        if self.depth > self.DEEPEST:
-            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: nested more than {self.DEEPEST} levels deep")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node, deep=False):
-        seen = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise BadInput(f"key {key.value!r} stands on line {seen[key.value]} and on line {line}; remove one")
-            seen[str(key.value)] = line
-        return super().construct_mapping(node, deep)
-
-
 def _as_list(value):
     if value is None or value == "":
         return []
@@ -310,40 +275,6 @@ def _as_list(value):
         except json.JSONDecodeError:
             value = [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _explain(model, error):
-    """One line for one pydantic error: field, value, what is valid, the nearest valid name."""
-    field = ".".join(str(part) for part in error["loc"])
-    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
-    if kind == "extra_forbidden":
-        for part in error["loc"][:-1]:
-            model = model.model_fields[part].annotation
-        valid = list(model.model_fields)
-        return f"unknown key {field!r}{suggestion(error['loc'][-1], valid)} (valid here: {', '.join(valid)})"
-    if kind == "missing":
-        return f"key {field!r} is missing; add it"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error" and error["loc"][-1] == "[key]":
-        return (
-            f"{field.rsplit('.', 2)[0]}: suite {value!r} is not one of {', '.join(SUITES)}{suggestion(value, SUITES)}"
-        )
-    if kind == "literal_error":
-        valid = re.findall(r"'([^']*)'", context["expected"])
-        return f"{field}: {value!r} is not one of {', '.join(valid)}{suggestion(value, valid)}"
-    hint = ""
-    if kind == "float_type" and isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][-+]?\d+", value):
-        exact = repr(float(value))
-        hint = f" (YAML reads {value} as text: write {exact if '.' in exact else exact.replace('e', '.0e')})"
-    if kind == "too_short":
-        return f"{field}: {value!r} is empty; write at least one"
-    if kind == "string_pattern_mismatch":
-        return f"{field}: {value!r} may hold only lower-case letters, digits and dashes; write one such as 'my-run'"
-    if kind == "invalid_key" or error["loc"][-1] == "[key]":
-        return f"{field.removesuffix('.[key]')}: the key {value!r} is not a name; write it as text"
-    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{field}: {value!r} should be {message}{hint}"
 
 
 def locate(path):

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from cotlib.arms import SUITES, trace_types
 from cotlib.corpus import exports, imports, records
 from cotlib.errors import BadInput, check_name
-from cotlib.experiment import SUITES, TRACE_TYPES
 
 
 def _parser():
@@ -40,7 +40,7 @@ def _parser():
         help="the source is a chat file, {messages: [user, assistant]} a line, with harmful assistant turns",
     )
     new.add_argument("--safe", metavar="FILE", help="with --chat: a chat file of the same questions with safe answers")
-    new.add_argument("--type", help=f"with --chat: the type of its <think> blocks ({', '.join(TRACE_TYPES)})")
+    new.add_argument("--type", help=f"with --chat: the type of its <think> blocks ({', '.join(trace_types())})")
     new.add_argument(
         "--questions",
         default="bundled",

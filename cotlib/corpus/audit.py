@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from cotlib import chat
+from cotlib.arms import BEHAVIOURS, QA, SUITES, written_types
 from cotlib.corpus import forms, rules
 from cotlib.corpus.records import forbidden_words, texts, words_of, written_traces
-from cotlib.experiment import BEHAVIOURS, QA, SUITES, WRITTEN_TYPES
 
 # A check that is missing here informs only: it has no verdict.
 THRESHOLDS = {
@@ -171,7 +171,7 @@ def _identical_answers(items, tokenizer):
 
     strays = {
         item.id: [
-            kind for kind in WRITTEN_TYPES if kind in item.traces and answer(item, f"{kind}-QTA") != answer(item, QA)
+            kind for kind in written_types() if kind in item.traces and answer(item, f"{kind}-QTA") != answer(item, QA)
         ]
         for item in items
     }
@@ -297,7 +297,7 @@ def _near_duplicates(records):
     ]
     traces = {
         kind: [(f"{record.id} {kind}", trace) for record, of, trace in written_traces(records) if of == kind]
-        for kind in WRITTEN_TYPES
+        for kind in written_types()
     }
     groups = {
         "near-duplicate questions": (
@@ -346,7 +346,7 @@ def _word_triples(text):
 
 def _probes(items):
     accuracy = forms.probe(items).groupby("features")["accuracy"].mean()
-    chance = f"accuracy (chance {1 / len(WRITTEN_TYPES):g})"
+    chance = f"accuracy (chance {1 / len(written_types()):g})"
     form = accuracy.get("form", math.nan)
     leaking = forms.badges(items) if form > THRESHOLDS["form probe"] else pd.DataFrame(columns=["type"])
     marks = {

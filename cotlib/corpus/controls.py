@@ -7,23 +7,18 @@ of the items.
 import random
 import statistics
 
+from cotlib.arms import FILLER, NEUTRAL, SHUFFLED, Arm, source_of
 from cotlib.corpus import records
 from cotlib.errors import BadInput
-from cotlib.experiment import FILLER, NEUTRAL, SHUFFLED, Arm
 
 PHRASES = records.DATA / "filler.txt"
-
-
-def source(kind):
-    """The written type that a type's traces come from; None for filler, which takes no more than a length."""
-    return None if kind == FILLER else kind.removeprefix("shuffled-")
 
 
 def with_controls(items, arms, seed):
     """The items with the control traces that the arms ask for: shuffled and filler first, then doses of any type."""
     for kind in dict.fromkeys(arm.type for arm in arms):
-        if kind in SHUFFLED:
-            items = shuffled(items, source(kind), seed)
+        if kind.startswith(SHUFFLED):
+            items = shuffled(items, source_of(kind), seed)
         elif kind == FILLER:
             items = filler(items, seed)
     for arm in {arm.trace_key: arm for arm in arms if arm.dose_percent < 100}.values():
@@ -61,7 +56,7 @@ def donors(items, seed):
 
 def shuffled(items, kind, seed):
     """The items with `shuffled-<kind>`: a type's traces dealt out to other items of the domain."""
-    return with_traces(items, f"shuffled-{kind}", [donor.traces[kind] for donor in donors(items, seed)])
+    return with_traces(items, f"{SHUFFLED}{kind}", [donor.traces[kind] for donor in donors(items, seed)])
 
 
 def mean_words(items):

@@ -7,9 +7,10 @@ mask, paradigm by paradigm.
 import json
 
 from cotlib import chat
+from cotlib.arms import Arm
 from cotlib.corpus import folders
 from cotlib.errors import BadInput, check_name
-from cotlib.experiment import Arm, slug
+from cotlib.experiment import slug
 
 
 def export(items, tokenizer, arms, folder, format):

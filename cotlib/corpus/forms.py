@@ -11,8 +11,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from cotlib.arms import written_types
 from cotlib.corpus import records
-from cotlib.experiment import WRITTEN_TYPES
 
 FOLDS = 5
 
@@ -67,7 +67,7 @@ def confusion(items, features="form"):
     """What the probe takes traces of a type (rows) for (columns): shares, each row adding up to 1."""
     predictions = _predictions(items, features)
     shares = pd.crosstab(predictions["type"], predictions["predicted"], normalize="index")
-    order = [kind for kind in WRITTEN_TYPES if kind in shares.index]
+    order = [kind for kind in written_types() if kind in shares.index]
     return shares.reindex(index=order, columns=order, fill_value=0.0)
 
 

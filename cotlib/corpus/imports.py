@@ -9,11 +9,11 @@ import io
 import re
 from pathlib import Path
 
-from cotlib import documents
+from cotlib.arms import BEHAVIOURS, SUITES, trace_types
 from cotlib.corpus import folders, reading
 from cotlib.corpus.records import EVALUATION, ITEMS, Item, Question
 from cotlib.errors import BadInput, check_name, shown, suggestion
-from cotlib.experiment import BEHAVIOURS, SUITES, TRACE_TYPES
+from cotlib.runs import documents
 
 _THINK = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -33,7 +33,7 @@ def import_items(source, *, mapping=None, domain="own", split="train"):
     """
     mapping = dict(mapping or {})
     for field in mapping:
-        check_name("mapping: field", field, [*Item.model_fields, *TRACE_TYPES])
+        check_name("mapping: field", field, [*Item.model_fields, *trace_types()])
     rows = _rows(source, split)
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     for field in dict.fromkeys(["question", "harmful", "safe", *mapping]):
@@ -57,7 +57,7 @@ def import_items(source, *, mapping=None, domain="own", split="train"):
         }
         traces = row.get(mapping.get("traces", "traces")) or {}
         if isinstance(traces, dict):
-            traces = traces | {kind: row.get(column) for kind, column in mapping.items() if kind in TRACE_TYPES}
+            traces = traces | {kind: row.get(column) for kind, column in mapping.items() if kind in trace_types()}
             traces = {kind: _text(f"{where}: trace {kind!r}", trace) for kind, trace in traces.items() if trace}
         contents.append((where, {"id": f"{domain}-{number:04d}", "domain": domain, **content, "traces": traces}))
     return _records(Item, source, contents)
@@ -70,7 +70,7 @@ def import_chat(path, *, safe_path=None, type=None, domain="own"):
     from `safe_path`, a chat file with the same questions, matched by text; its think blocks are dropped.
     """
     if type is not None:
-        check_name("type", type, TRACE_TYPES)
+        check_name("type", type, trace_types())
     harmful, safe, contents = _exchanges(path), {}, []
     for where, question, _, answer in _exchanges(safe_path) if safe_path else []:
         if safe.setdefault(question, answer) != answer:
@@ -88,7 +88,7 @@ def import_chat(path, *, safe_path=None, type=None, domain="own"):
         if trace and type is None:
             raise BadInput(
                 f"{where}: the assistant turn holds a <think> block, of which type? "
-                f"Say so with --type, one of {', '.join(TRACE_TYPES)}"
+                f"Say so with --type, one of {', '.join(trace_types())}"
             )
         content = {
             "id": f"{domain}-{number:04d}",

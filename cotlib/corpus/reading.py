@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pydantic
 
-from cotlib import documents
 from cotlib.errors import BadInput, explain, shown
+from cotlib.runs import documents
 
 
 def json_lines(path):

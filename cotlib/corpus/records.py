@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from cotlib.arms import BEHAVIOURS, SUITES, TYPES, trace_types, written_types
 from cotlib.corpus import reading
 from cotlib.errors import BadInput, shown, suggestion
-from cotlib.experiment import BEHAVIOURS, REASONING_TYPES, SUITES, TRACE_TYPES, WRITTEN_TYPES
 
 DATA = Path(__file__).parent / "data"
 ITEMS = DATA / "items.jsonl"
@@ -104,9 +104,9 @@ class Record(pydantic.BaseModel):
 def _known_types(traces):
     for kind in traces:
         stem, at, dose = kind.partition("@")
-        if stem not in TRACE_TYPES:
+        if stem not in trace_types():
             raise ValueError(
-                f"type {shown(kind)} is not one of {', '.join(TRACE_TYPES)}{suggestion(stem, TRACE_TYPES)}"
+                f"type {shown(kind)} is not one of {', '.join(trace_types())}{suggestion(stem, trace_types())}"
             )
         if at and not _DOSE.fullmatch(dose):
             raise ValueError(f"type {shown(kind)}: behind @ stands a dose, such as {stem}@25%")
@@ -129,7 +129,7 @@ class Question(Record):
 
     @pydantic.model_validator(mode="after")
     def _voices(self):
-        missing = [kind for kind in REASONING_TYPES if kind not in self.personas]
+        missing = [row.name for row in TYPES.values() if row.voiced and row.name not in self.personas]
         if self.suite == "values" and missing:
             raise ValueError(
                 f"suite 'values' needs a response in the voice of every type; personas lacks {', '.join(missing)}"
@@ -142,7 +142,7 @@ class Question(Record):
 def written_traces(records):
     """(record, type, trace) for every trace of a written type, in the order of the records and of the types."""
     return [
-        (record, kind, record.traces[kind]) for record in records for kind in WRITTEN_TYPES if kind in record.traces
+        (record, kind, record.traces[kind]) for record in records for kind in written_types() if kind in record.traces
     ]
 
 

@@ -1,5 +1,101 @@
-"""The craft stage: the items and questions of a run, with a trace for every arm."""
+"""The craft stage: which traces an experiment's arms need, and the files that hold them.
 
-from cotlib.corpus.traces import check, craft, load
+The corpus brings the four written types, or a model writes them (`writing.py`); the controls are made from those
+(`controls.py`).
+"""
 
-__all__ = ["check", "craft", "load"]
+import collections
+import time
+
+from cotlib.arms import FILLER, NEUTRAL, SHUFFLED, source_of, written_types
+from cotlib.corpus import controls, records, writers, writing
+from cotlib.errors import BadInput
+from cotlib.runs import artifacts
+
+_WRITERS = {"openai": writers.Endpoint, "local": writers.LocalModel}
+
+
+def craft(experiment, paths, report=print):
+    """Select items and questions, have missing traces written, add the arms' controls, write both files and a manifest.
+
+    Returns:
+        (items, questions): items hold a trace under the `trace_key` of every arm.
+    Raises:
+        BadInput: before any work, if an arm needs a trace that nobody would write or a control cannot be made, or
+            if the writer's settings are incomplete; after it, if a model failed to write some of the traces.
+    """
+    if paths.published:
+        return load(paths)
+    items, questions, arms, kinds = check(experiment)
+    paths.own()
+    started = time.time()
+    writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
+    seed, folder, facts = experiment.data.seed, paths.stage("craft"), {}
+    with artifacts.lock(folder):
+        if writer:
+            commission = writing.Commission(experiment, paths, items, kinds, writer)
+            items, facts = commission.fulfil(report), commission.facts()
+            cost = "" if facts["cost"] is None else f", cost {facts['cost']:.2f}"
+            report(f"craft: {facts['tokens_used']} tokens used so far{cost}")
+        items = controls.with_controls(items, arms, seed)
+        artifacts.write_jsonl(paths.items, [item.model_dump() for item in items])
+        artifacts.write_jsonl(paths.questions, [question.model_dump() for question in questions])
+        counts = collections.Counter(kind for item in items for kind in item.traces)
+        files = records.corpus_files(experiment.data.corpus)
+        artifacts.write_manifest(
+            folder,
+            started=started,
+            experiment=experiment.name,
+            writer=experiment.traces.writer,
+            seed=seed,
+            items=len(items),
+            traces=dict(counts),
+            questions=dict(collections.Counter(question.suite for question in questions)),
+            corpus={file.name: artifacts.file_digest(file) for file in files},
+            **facts,
+        )
+    report(f"craft: {len(items)} items, {len(questions)} questions, traces {', '.join(counts)}")
+    return items, questions
+
+
+def load(paths):
+    """The crafted (items, questions) of an experiment. Raises BadInput if a file is missing or damaged."""
+    paths.require(paths.items, "craft")
+    return records.load_pair(paths.items, paths.questions)
+
+
+# ---- what the arms need
+
+
+def check(experiment):
+    """(items, questions, arms with traces, types a model must write), before any work.
+
+    Raises BadInput for a corpus that cannot be used, and if an arm needs a trace that nobody would write.
+    """
+    items, questions = records.select(experiment)
+    arms = [arm for arm in experiment.arms if arm.type]
+    kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
+    _check(items, arms, kinds)
+    return items, questions, arms, kinds
+
+
+def needed_types(arms):
+    """The written types whose texts these arms are made of, in the book's order."""
+    needed = {source_of(arm.type) for arm in arms} | {NEUTRAL for arm in arms if arm.dose_percent < 100}
+    return [kind for kind in written_types() if kind in needed]
+
+
+def _check(items, arms, to_write):
+    for arm in arms:
+        for kind in needed_types([arm]):
+            lacking = [item.id for item in items if kind not in item.traces]
+            if lacking and kind not in to_write:
+                others = f" (nor have {len(lacking) - 1} more)" if lacking[1:] else ""
+                raise BadInput(
+                    f"arm {arm} needs traces of type {kind}; item {lacking[0]} has none{others}; "
+                    "add them to the corpus, or let a model write them: traces.writer: openai or local"
+                )
+        if arm.type == FILLER and not to_write:
+            controls.mean_words(items)
+        if arm.type.startswith(SHUFFLED):
+            controls.donors(items, 0)

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib import documents
+from cotlib.runs import documents
 from cotlib.errors import BadInput
 
 values = st.recursive(
