@@ -17,8 +17,11 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+
+from cotlib.errors import BadInput
 
 VERSIONED = ("torch", "transformers", "peft", "trl", "unsloth", "papermill", "snakemake", "jupyter-book", "pandas")
 MANIFEST = "manifest.json"
@@ -29,6 +32,21 @@ def _umask():
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def _make_folder(folder):
+    """Make a folder and those above it. Raises BadInput if that is not allowed or no folder can stand there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def _not_writable(folder, error):
+    return BadInput(
+        f"folder {str(folder)!r} cannot be written to ({error.strerror}); make it writable, or choose another one: "
+        "COTLIB_CACHE names the folder of converted models, the parameter `results` that of the results"
+    )
 
 
 @contextlib.contextmanager
@@ -84,17 +102,102 @@ def write_json(path, value):
 
 
 def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value of a JSON file. Raises BadInput, which names file and place, if it is damaged or repeats a key."""
+    return _parsed(_text(path), str(path))
 
 
 def write_jsonl(path, rows):
     """Write an iterable of mappings, one JSON object a line."""
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text("".join(_line(row) for row in rows), encoding="utf-8")
 
 
 def read_jsonl(path):
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    """The values of a JSON Lines file, in its order; empty lines are skipped. Raises BadInput as `numbered_rows` does."""
+    return [value for _, value in numbered_rows(path)]
+
+
+def numbered_rows(path):
+    """Pairs (line number from 1, value) of a JSON Lines file; empty lines are skipped.
+
+    Raises:
+        BadInput: the file is no UTF-8 text, or a line is no JSON or repeats a key; it names file and line.
+    """
+    # Not splitlines: it would also cut at U+2028, which may stand in a text.
+    lines = enumerate(_text(path).split("\n"), 1)
+    return [(number, _parsed(line, f"{path} line {number}")) for number, line in lines if line.strip()]
+
+
+def _line(row):
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _text(path):
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")  # a byte-order mark is not part of the text
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _parsed(text, where):
+    """The value of a JSON text; `where` names its place in messages."""
+
+    def unique(pairs):
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise BadInput(f"{where}: the key {repeated!r} stands more than once in an object; keep one of them")
+        return value
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise BadInput(f"{where} is not JSON: {error.msg} at {place}") from None
+    except RecursionError:
+        raise BadInput(f"{where} is nested too deeply to be read; give it fewer levels") from None
+
+
+class Journal:
+    """A JSON Lines file that grows row by row, for results that must not be paid for twice.
+
+    A row is in the file as soon as `append` returns. A process that is killed while it writes may leave half a row at
+    the end; the next `append` or `rows` removes it. Threads of one process may append at once; for two processes, hold
+    `lock` around the whole use.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._guard = threading.Lock()
+
+    def append(self, row):
+        """Write one row, a mapping that JSON can hold, behind the others."""
+        line = _line(row).encode()
+        with self._guard:
+            _make_folder(self.path.parent)
+            self._remove_half_row()
+            with open(self.path, "ab") as file:
+                file.write(line)
+
+    def rows(self):
+        """All whole rows, in the order they were appended; none if the file does not exist.
+
+        Raises:
+            BadInput: a whole line is damaged, which no killed process does; the message names file and line.
+        """
+        with self._guard:
+            self._remove_half_row()
+            return read_jsonl(self.path) if self.path.exists() else []
+
+    def _remove_half_row(self):
+        """Cut the file behind its last line break; a row without one is not whole."""
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) not in (b"", b"\n"):
+                file.seek(0)
+                os.truncate(self.path, file.read().rfind(b"\n") + 1)
 
 
 def write_table(path, frame):

@@ -1,8 +1,10 @@
 """A file or folder is whole or absent, locks hold, and hashes change exactly when what they stand for does."""
 
+import concurrent.futures
 import json
 import multiprocessing
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotlib.errors import BadInput
 from cotlib.runs import artifacts
 
 
@@ -135,6 +138,91 @@ def test_a_table_reads_back_as_it_was_written_and_its_gaps_become_none(tmp_path)
     back = pd.read_parquet(tmp_path / "table.parquet")
     pd.testing.assert_frame_equal(back, frame.reset_index(drop=True))
     assert artifacts.plain_records(back) == [{"arm": "QA", "value": 0.5}, {"arm": None, "value": None}]
+
+
+BAD_JSON = [
+    ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands more than once in an object; keep one of them"),
+    ('{"outer": [{"a": 1, "a": 1}]}', "the key 'a' stands more than once"),
+    ('{"a": }', "is not JSON: Expecting value at column 7"),
+    ("[" * 100_000, "is nested too deeply"),
+]
+
+
+@pytest.mark.parametrize("text, message", BAD_JSON, ids=["repeated key", "repeated key within", "no JSON", "deep"])
+def test_a_damaged_file_or_line_is_refused_by_file_line_and_fault(tmp_path, text, message):
+    (tmp_path / "one.json").write_text(text)
+    with pytest.raises(BadInput, match=re.escape(message)) as error:
+        artifacts.read_json(tmp_path / "one.json")
+    assert str(error.value).startswith(str(tmp_path / "one.json"))
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n' + text + '\n{"a": 2}\n')
+    with pytest.raises(BadInput, match=re.escape(message)) as error:
+        artifacts.read_jsonl(tmp_path / "rows.jsonl")
+    assert str(error.value).startswith(f"{tmp_path / 'rows.jsonl'} line 3")
+
+
+def test_a_file_that_is_not_utf8_is_refused_and_a_byte_order_mark_is_accepted(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(BadInput, match=r"rows\.jsonl is not UTF-8 text \(byte 7\); save it as UTF-8"):
+        artifacts.read_jsonl(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_bytes('\ufeff{"a": 1}\n\n{"a": 2}'.encode())
+    assert artifacts.numbered_rows(tmp_path / "rows.jsonl") == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+# ---- journals
+
+
+@given(st.lists(st.dictionaries(texts, values, max_size=3), min_size=1, max_size=4), st.data())
+def test_a_journal_cut_anywhere_keeps_its_whole_rows_and_goes_on_behind_them(tmp_path_factory, rows, data):
+    journal = artifacts.Journal(tmp_path_factory.mktemp("journal") / "new" / "rows.jsonl")
+    assert journal.rows() == []
+    for row in rows:
+        journal.append(row)
+    assert journal.rows() == rows and artifacts.read_jsonl(journal.path) == rows
+    content = journal.path.read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    whole = rows[: content[:cut].count(b"\n")]
+    journal.path.write_bytes(content[:cut])
+    assert journal.rows() == whole and artifacts.read_jsonl(journal.path) == whole
+    # Appending needs no reading before it.
+    journal.path.write_bytes(content[:cut])
+    journal.append({"next": 1})
+    assert journal.rows() == [*whole, {"next": 1}]
+
+
+def test_a_damaged_line_within_a_journal_is_named_and_nothing_is_removed(tmp_path):
+    journal = artifacts.Journal(tmp_path / "rows.jsonl")
+    journal.path.write_text('{"a": 1}\n{"a": 2\n{"a": 3}\n')
+    with pytest.raises(BadInput, match=r"rows\.jsonl line 2 is not JSON"):
+        journal.rows()
+    assert journal.path.read_text().count("\n") == 3
+
+
+def test_threads_append_to_a_journal_at_once_and_no_row_is_lost(tmp_path):
+    journal = artifacts.Journal(tmp_path / "rows.jsonl")
+    expected = [{"number": number, "text": "é" * 5000} for number in range(200)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(journal.append, expected))
+    assert sorted(journal.rows(), key=lambda row: row["number"]) == expected
+
+
+def test_a_writer_that_is_killed_loses_no_row_that_it_had_appended(tmp_path):
+    code = """
+import sys
+from cotlib.runs import artifacts
+journal = artifacts.Journal(sys.argv[1])
+for number in range(10**9):
+    journal.append({"number": number, "text": "é" * 50_000})
+    print(number, flush=True)
+"""
+    path = tmp_path / "rows.jsonl"
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    for _ in range(20):
+        writer.stdout.readline()
+    writer.send_signal(signal.SIGKILL)
+    told = 20 + len(writer.communicate()[0].split("\n")[:-1])
+    rows = artifacts.Journal(path).rows()
+    assert [row["number"] for row in rows] == list(range(len(rows))) and told <= len(rows) <= told + 1
+    assert all(row["text"] == "é" * 50_000 for row in rows)
 
 
 # ---- hashes
