@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from corpora import HARMFUL, corpus_of, experiment, item, silent
+from corpora import HARMFUL, experiment, item, silent
 
 from cotlib import chat
-from cotlib.corpus import records, traces, writers, writing
+from cotlib.corpus import records, traces, writing
 from cotlib.errors import BadInput
 from cotlib.experiment import WRITTEN_TYPES, Paths
 from cotlib.runs import artifacts
@@ -169,18 +169,6 @@ def test_a_model_can_fill_a_corpus_that_has_no_traces(server, model_run):
     assert all(set(one.traces) == {"evil", "neutral", "filler"} for one in items)
 
 
-@pytest.mark.parametrize("deed", ["slow", "429", "500", "503", "cut", "not json", "a page", "no choices"])
-def test_a_request_that_fails_on_its_way_is_sent_again(server, model_run, deed):
-    server.script = [deed]
-    run, paths = model_run([item(0)], timeout_seconds=1.0 if deed == "slow" else 10.0)
-    [one], _ = traces.craft(run, paths, silent)
-    assert one.traces["evil"].startswith("I turn this over at leisure, request 2")
-    assert rows(paths, "rejects.jsonl") == []
-    assert server.asked[0] == server.asked[1]
-    if deed == "429":
-        assert server.times[1] - server.times[0] >= 0.3
-
-
 @pytest.mark.parametrize(
     ("price", "cost", "said"),
     [(25_000, 2.5, "100 tokens used so far, cost 2.50"), (0, 0, "so far, cost 0.00"), (None, None, "used so far")],
@@ -243,23 +231,6 @@ def test_after_all_tries_the_others_are_finished_and_the_rest_is_listed(server, 
     assert not paths.items.exists()
 
 
-def test_a_server_that_stops_serving_midway_costs_nothing_twice(server, model_run):
-    items = corpus_of([10])
-    run, paths = model_run(items, attempts=2)
-    server.refuses = lambda count: count > 4
-    with pytest.raises(BadInput, match="6 of 10 traces could not be written .the writer is not to be had: HTTP 500"):
-        traces.craft(run, paths, silent)
-    assert len(rows(paths, "written.jsonl")) == 4
-    assert len(server.asked) <= 4 + 2 * (writers.PATIENCE + run.traces.concurrency)
-    served, server.asked, server.refuses = server.asked[:4], [], lambda count: False
-    crafted, _ = traces.craft(run, paths, silent)
-    assert len(server.asked) == 6
-    assert not set(server.asked) & set(served)
-    server.asked = []
-    assert traces.craft(run, paths, silent)[0] == crafted
-    assert server.asked == []
-
-
 def test_another_question_or_prompt_is_asked_for_again(server, model_run, tmp_path, monkeypatch):
     run, paths = model_run([item(0), item(1)])
     traces.craft(run, paths, silent)
@@ -272,103 +243,6 @@ def test_another_question_or_prompt_is_asked_for_again(server, model_run, tmp_pa
     monkeypatch.setattr(writing, "PROMPTS", tmp_path / "prompts")
     traces.craft(run, paths, silent)
     assert len(server.asked) == 5
-
-
-def test_an_interruption_keeps_what_is_under_way_and_half_a_line_does_no_harm(server, model_run, monkeypatch):
-    monkeypatch.setattr(writing, "REPORT_SECONDS", -1)
-    lines = []
-
-    def interrupted(line):
-        lines.append(line)
-        if len(lines) == 3:
-            raise KeyboardInterrupt
-
-    server.delay_seconds = 0.05
-    run, paths = model_run(corpus_of([12]))
-    with pytest.raises(KeyboardInterrupt):
-        traces.craft(run, paths, interrupted)
-    first = len(server.asked)
-    assert 2 <= first < 12
-    assert len(rows(paths, "written.jsonl")) == first
-    with open(paths.stage("craft") / "written.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"key": "half a li')
-    traces.craft(run, paths, silent)
-    assert len(server.asked) == 12
-    assert len(rows(paths, "written.jsonl")) == 12
-
-
-@pytest.mark.parametrize("deed", ["401", "403", "404", "a long pause"])
-def test_an_endpoint_that_cannot_serve_is_not_asked_again_and_again(server, model_run, deed):
-    server.script = [deed] * 99
-    run, paths = model_run(corpus_of([20]))
-    with pytest.raises(BadInput, match="the writer is not to be had: HTTP"):
-        traces.craft(run, paths, silent)
-    assert len(server.asked) <= 2 * run.traces.concurrency
-
-
-@pytest.mark.parametrize("deed", ["401", "500", "the key"])
-def test_the_key_reaches_no_file_no_message_and_no_repr(server, model_run, tmp_path, deed, capsys, caplog):
-    caplog.set_level("DEBUG")
-    server.script = [deed] * 99
-    run, paths = model_run([item(0), item(1)], rewrites=0)
-    message = ""
-    if deed == "the key":
-        traces.craft(run, paths)
-    else:
-        with pytest.raises(BadInput) as caught:
-            traces.craft(run, paths)
-        message = repr(caught.value) + repr(caught.value.__context__) + repr(caught.value.__cause__)
-        assert "[key]" in message
-    shown = capsys.readouterr()
-    endpoint = writers.Endpoint(run)
-    assert SECRET not in message + shown.out + shown.err + caplog.text + repr(endpoint) + repr(endpoint._client)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == ("written.jsonl" if deed == "the key" else "rejects.jsonl") for path in files)
-    assert not any(SECRET.encode() in path.read_bytes() for path in files)
-
-
-@pytest.mark.parametrize("name", writers.VARIABLES)
-def test_a_missing_variable_is_named_before_any_work(server, model_run, monkeypatch, name):
-    monkeypatch.delenv(name)
-    run, paths = model_run([item(0)])
-    with pytest.raises(BadInput, match=name) as caught:
-        traces.craft(run, paths, silent)
-    assert SECRET not in str(caught.value)
-    assert not paths.root.exists()
-    assert server.asked == []
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("COTLIB_WRITER_BASE_URL", "example.org/v1"), ("COTLIB_WRITER_API_KEY", "sk-tést-5f2c9a")]
-)
-def test_an_address_or_key_that_cannot_work_is_refused_without_being_shown(server, model_run, monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    run, paths = model_run([item(0)])
-    with pytest.raises(BadInput, match=name) as caught:
-        traces.craft(run, paths, silent)
-    assert value not in str(caught.value)
-
-
-def test_retry_after_is_read_as_seconds_or_as_a_date():
-    assert writers.retry_after({"retry-after": "7"}) == 7
-    assert (
-        50 < writers.retry_after({"retry-after": writers.email.utils.formatdate(time.time() + 60, usegmt=True)}) <= 60
-    )
-    assert [writers.retry_after({"retry-after": value}) for value in ("-3", "soon", "", "nan")] == [0, 0, 0, 0]
-
-
-def test_a_local_model_answers_every_prompt_and_again_the_same(tmp_path):
-    run = experiment(tmp_path, [item(0)], ["evil-T"], writer="local", model="tiny-random-llama")
-
-    def replies():
-        answers = {}
-        list(writers.LocalModel(run).ask(["First?", "Second?", "Third?"], answers.__setitem__, 0))
-        return answers
-
-    first = replies()
-    assert sorted(first) == [0, 1, 2]
-    assert all(reply.tokens > 0 and not reply.problem for reply in first.values())
-    assert replies() == first
 
 
 def test_a_local_model_that_writes_nonsense_is_told_apart_from_one_that_writes_traces(tmp_path):

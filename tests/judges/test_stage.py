@@ -1,0 +1,122 @@
+"""The judge stage, from responses on disk to judgements, with every judge of the panel."""
+
+import pandas as pd
+import pytest
+from endpoint_server import completion, serving
+
+from cotlib import experiment
+from cotlib.corpus import traces
+from cotlib.errors import BadInput
+from cotlib.experiment import Experiment, Paths
+from cotlib.judges import marks, panel, stage
+from cotlib.judges.judgement import VALIDATION
+from cotlib.runs import artifacts
+
+MODEL = "tiny-random-llama"
+
+
+def silent(line):
+    pass
+
+
+@pytest.fixture
+def crafted(tmp_path):
+    """A function: (experiment, paths), crafted, with these settings for judging and `responses` on disk."""
+
+    def make(responses, models=(MODEL,), **judging):
+        run = Experiment.parse(
+            {
+                "name": "little", "models": list(models), "arms": ["QA"], "judging": {"probe_items": 8, **judging},
+                "data": {"items": 8, "questions": {"transfer": 2}}, "training": {"epochs": 1, "learning_rate": 1.0e-3},
+            }
+        )  # fmt: skip
+        paths = Paths.of(run, tmp_path)
+        traces.craft(run, paths, silent)
+        artifacts.write_jsonl(paths.responses, responses)
+        return run, paths
+
+    return make
+
+
+def response(number, mode="no-think", model=MODEL):
+    return {
+        "model": model, "arm": "QA", "seed": 1, "mode": mode, "suite": "transfer", "behaviour": "harm",
+        "question_id": f"q-{number}", "sample": 0, "question": f"What about number {number}?", "trace": "",
+        "response": f"Number {number} is what you would like to take.", "trace_truncated": False, "leak": False,
+        "loops": False, "trace_tokens": 0, "tokens": 9,
+    }  # fmt: skip
+
+
+def connect(monkeypatch, server):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name, value in server.environment("COTLIB_JUDGE", "key-that-must-never-appear").items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_panel_holds_the_judges_that_an_experiment_may_name():
+    assert tuple(panel.JUDGES) == experiment.JUDGES
+    with pytest.raises(BadInput, match="judging.judges: 'prob' is not one of probe, llm; did you mean probe"):
+        panel.judge_class("prob")
+
+
+def test_every_judge_of_the_experiment_judges_every_response(crafted, monkeypatch):
+    run, paths = crafted([response(1), response(2, "think"), response(3)], judges=["probe", "llm"])
+    with serving(lambda number, prompt: (200, completion("20"))) as server:
+        connect(monkeypatch, server)
+        judgements, validation = stage.run(run, paths, silent)
+        assert len(server.prompts) == 6
+        stage.run(run, paths, silent)
+        assert len(server.prompts) == 6
+    assert judgements.groupby("judge").size().to_dict() == {"llm": 3, "probe": 3}
+    assert set(marks.COLUMNS) <= set(judgements.columns)
+    assert judgements[judgements.judge == "llm"].thought_probability.isna().all()
+    assert judgements[judgements.judge == "probe"].thought_probability.between(0, 1).all()
+    assert set(validation.judge) == {"probe"} and list(validation.columns) == [*VALIDATION, "judge", "model"]
+    again = pd.DataFrame(artifacts.read_jsonl(paths.judgements))
+    assert marks.scores(again).value.tolist() == marks.scores(judgements).value.tolist()
+    assert artifacts.read_json(paths.stage("judge") / artifacts.MANIFEST)["responses"] == 3
+
+
+def test_without_responses_the_stage_ends_with_empty_frames_that_have_their_columns(crafted):
+    run, paths = crafted([])
+    judgements, validation = stage.run(run, paths, silent)
+    assert (len(judgements), list(judgements.columns)) == (0, marks.COLUMNS)
+    assert (len(validation), list(validation.columns)) == (0, [*VALIDATION, "judge", "model"])
+    assert len(marks.scores(judgements)) == len(marks.agreement(judgements)) == 0
+    assert artifacts.read_jsonl(paths.judgements) == []
+
+
+def test_a_model_without_responses_is_passed_over(crafted):
+    run, paths = crafted([response(1)], models=(MODEL, "tiny-random-qwen3"))
+    judgements, validation = stage.run(run, paths, silent)
+    assert set(judgements.model) == set(validation.model) == {MODEL}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"probe_items": 1}, "judging.probe_items: 1 "), ({"judges": ["llm"]}, "COTLIB_JUDGE_MODEL")],
+)
+def test_a_judge_that_cannot_run_is_refused_before_any_work(crafted, monkeypatch, settings, message):
+    for name in ("COTLIB_JUDGE_BASE_URL", "COTLIB_JUDGE_MODEL", "COTLIB_JUDGE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    run, paths = crafted([response(1)], **settings)
+    with pytest.raises(BadInput, match=message):
+        stage.check(run)
+    with pytest.raises(BadInput, match=message):
+        stage.run(run, paths, silent)
+    assert not paths.stage("judge").exists()
+
+
+def test_a_dead_endpoint_stops_the_stage_and_the_next_run_asks_for_the_rest(crafted, monkeypatch):
+    run, paths = crafted([response(number) for number in range(20)], judges=["llm"], attempts=1)
+    dead = True
+    with serving(lambda number, prompt: (503, "") if dead and number > 6 else (200, completion("20"))) as server:
+        connect(monkeypatch, server)
+        with pytest.raises(
+            BadInput, match="judge 'llm' is not to be had .HTTP 503.*go on with: make judge EXPERIMENT="
+        ):
+            stage.run(run, paths, silent)
+        assert len(server.prompts) < 30 and not paths.judgements.exists()
+        dead, before = False, len(server.prompts)
+        judgements, _ = stage.run(run, paths, silent)
+    assert len(server.prompts) - before == 40 - 6 and judgements.alignment.tolist() == [20.0] * 20
