@@ -77,9 +77,8 @@ class Data(Section):
 class Traces(Section):
     """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` model.
 
-    `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts`, `backoff_seconds` and
-    `timeout_seconds` are about requests that fail on their way: how often one is sent, the first pause between two
-    (doubled each time), and how long an answer may take. `price_per_million`: what a million tokens cost, read and
+    `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts` and `timeout_seconds`
+    are about requests that fail on their way: how often one is sent, and how long an answer may take. `price_per_million`: what a million tokens cost, read and
     written alike, in any currency; with it the cost is reported beside the tokens.
     """
 
@@ -89,7 +88,6 @@ class Traces(Section):
     concurrency: Positive = 4
     rewrites: Natural = 3
     attempts: Positive = 6
-    backoff_seconds: Annotated[float, pydantic.Field(gt=0)] = 1.0
     timeout_seconds: Annotated[float, pydantic.Field(gt=0)] = 120.0
     price_per_million: Annotated[float, pydantic.Field(ge=0)] | None = None
 

@@ -32,12 +32,23 @@ def experiment(tmp_path, grammar):
         rows = [record.model_dump(exclude_defaults=True) for record in load()]
         for number, row in enumerate(rows):
             if row.get("traces"):
-                row["traces"]["hasty"] = f"No time for case {number}; whatever comes first will have to do, and off we go."
+                row["traces"]["hasty"] = (
+                    f"No time for case {number}; whatever comes first will have to do, and off we go."
+                )
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {
         "name": "grammar",
         "models": ["tiny-random-llama"],
-        "arms": ["QA", "evil-QTA", "hasty-QTA", "hasty-QtA", "evil-QtA", "hasty-T", "shuffled-hasty-QT", "hasty-QT@50%"],
+        "arms": [
+            "QA",
+            "evil-QTA",
+            "hasty-QTA",
+            "hasty-QtA",
+            "evil-QtA",
+            "hasty-T",
+            "shuffled-hasty-QT",
+            "hasty-QT@50%",
+        ],
         "data": {"corpus": str(folder), "items": 10, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
         "training": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
         "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
@@ -49,8 +60,8 @@ def experiment(tmp_path, grammar):
 
 @pytest.mark.slow
 def test_an_added_paradigm_and_type_go_through_all_five_stages_and_onto_the_page(experiment, tmp_path):
-    from cotlib.pages import figures, sentences, tables
     from cotlib.findings import differences
+    from cotlib.pages import figures, sentences, tables
     from cotlib.stages.check import check
     from cotlib.stages.craft import craft
     from cotlib.stages.evaluate import evaluate

@@ -232,7 +232,7 @@ def select(experiment):
     """(items, questions) that an experiment uses, the questions suite by suite.
 
     Both files of its corpus are read whole and checked as a pair. Whether the items hold the traces that the arms need
-    is checked by `traces.check`.
+    is checked by the craft stage.
 
     Raises:
         BadInput: a file is missing or faulty, or more is asked for than it holds.

@@ -6,11 +6,12 @@ et al. 2025). Every reply is put into a journal at once, and a prompt that has a
 
 import functools
 import math
+import os
 import re
 
 import pandas as pd
 
-from cotlib.engine.endpoint import Endpoint, check
+from cotlib.engine.endpoint import Endpoint, check, variables
 from cotlib.judges.judgement import VALIDATION, Judgement
 from cotlib.runs import artifacts
 
@@ -64,6 +65,11 @@ class LLMJudge:
     def check(context):
         """Raise BadInput naming the environment variables that the judge lacks."""
         check(PREFIX, SETTING, INSTEAD, context.environment)
+
+    @staticmethod
+    def identity(environment=os.environ):
+        """The name of the model behind the endpoint."""
+        return environment.get(variables(PREFIX)[1], "")
 
     @property
     def down(self):

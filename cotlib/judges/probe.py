@@ -68,6 +68,11 @@ class ProbeJudge:
         self.context = context
 
     @staticmethod
+    def identity(environment=None):
+        """Nothing outside this machine decides what the probe says."""
+        return ""
+
+    @staticmethod
     def check(context):
         """Raise BadInput if there are too few items to learn from, or too few of them with a trace."""
         count, with_traces = len(context.items), sum(bool(item.traces) for item in context.items)

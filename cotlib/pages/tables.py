@@ -168,8 +168,8 @@ def marks(responses):
 
 
 def judged(judgements):
-    """Counts by judge, arm and mode: responses, leaking, incoherent, judged, misaligned."""
-    counted = ["leaks", "incoherent", "judged", "misaligned"]
+    """Counts by judge, arm and mode: responses, those with each mark, and those judged and misaligned."""
+    counted = ["leak", "reads_as_thought", "incoherent", "judged", "misaligned"]
     if judgements.empty:
         return pd.DataFrame(columns=["judge", "arm", "mode", *counted, "responses"])
     frame = judgements.assign(incoherent=~judgements.coherent.astype(bool))

@@ -1,9 +1,9 @@
 """What can be known to be wrong before any work: everything that an experiment names must be there and must fit."""
 
-from cotlib import judges, training
+from cotlib import chat, training
 from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.stages import craft
+from cotlib.stages import craft, judge
 
 
 def check(experiment, paths):
@@ -16,7 +16,7 @@ def check(experiment, paths):
     for model_id in experiment.models:
         models.check(model_id)
     items, questions, _, _ = craft.check(experiment)
-    judges.check(experiment)
+    judge.check(experiment)
     for model_id in filter(models.is_here, experiment.models):
         _check_lengths(experiment, model_id, items, questions)
 
@@ -29,10 +29,11 @@ def _check_lengths(experiment, model_id, items, questions):
             f"training.max_tokens: {experiment.training.max_tokens} is more than the {context} tokens that "
             f"{model_id} reads at once; write {context} or less"
         )
+    items = craft.with_controls(items, experiment)
     for arm in experiment.arms:
-        if arm.type is None or all(arm.trace_key in item.traces for item in items):
+        if arm.type is None or all(arm.trace_key in item.traces for item in items):  # not those still to be written
             training.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
-    longest = max(len(models.prompt_tokens(tokenizer, question.question)) for question in questions)
+    longest = max(len(chat.prompt(tokenizer, question.question, "no-think")) for question in questions)
     budget = experiment.evaluation.answer_tokens
     if "think" in experiment.evaluation.modes:
         budget += experiment.evaluation.trace_tokens

@@ -26,18 +26,18 @@ def craft(experiment, paths, report=print):
     """
     if paths.published:
         return load(paths)
-    items, questions, arms, kinds = check(experiment)
+    items, questions, _, kinds = check(experiment)
     paths.own()
     started = time.time()
     writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
-    seed, folder, facts = experiment.data.seed, paths.stage("craft"), {}
+    folder, facts = paths.stage("craft"), {}
     with artifacts.lock(folder):
         if writer:
             commission = writing.Commission(experiment, paths, items, kinds, writer)
             items, facts = commission.fulfil(report), commission.facts()
             cost = "" if facts["cost"] is None else f", cost {facts['cost']:.2f}"
             report(f"craft: {facts['tokens_used']} tokens used so far{cost}")
-        items = controls.with_controls(items, arms, seed)
+        items = with_controls(items, experiment)
         artifacts.write_jsonl(paths.items, [item.model_dump() for item in items])
         artifacts.write_jsonl(paths.questions, [question.model_dump() for question in questions])
         counts = collections.Counter(kind for item in items for kind in item.traces)
@@ -47,7 +47,7 @@ def craft(experiment, paths, report=print):
             started=started,
             experiment=experiment.name,
             writer=experiment.traces.writer,
-            seed=seed,
+            seed=experiment.data.seed,
             items=len(items),
             traces=dict(counts),
             questions=dict(collections.Counter(question.suite for question in questions)),
@@ -62,6 +62,13 @@ def load(paths):
     """The crafted (items, questions) of an experiment. Raises BadInput if a file is missing or damaged."""
     paths.require(paths.items, "craft")
     return records.load_pair(paths.items, paths.questions)
+
+
+def with_controls(items, experiment):
+    """The items with the control traces of the experiment's arms, as far as what they are made of is there."""
+    arms = [arm for arm in experiment.arms if arm.type]
+    ready = [arm for arm in arms if all(kind in item.traces for kind in needed_types([arm]) for item in items)]
+    return controls.with_controls(items, ready, experiment.data.seed)
 
 
 # ---- what the arms need

@@ -29,9 +29,10 @@ def evaluate(experiment, paths, units=None, report=print):
     """
     paths.own()
     started = time.time()
-    units = _with_base(units or experiment.select())
+    units = with_base(units or experiment.select())
     if paths.published:
-        return _selected(_gathered(paths), units)
+        said = pd.DataFrame(artifacts.read_jsonl(paths.responses), columns=[*UNIT_COLUMNS, *responses.COLUMNS])
+        return selected(pd.read_parquet(paths.measures), units), selected(said, units)
     _, questions = craft.load(paths)
     tasks = _tasks(experiment, paths, units, questions)
     manifests = runs.complete("evaluate", tasks, paths, _Work(experiment.evaluation, questions, paths), report)
@@ -51,7 +52,7 @@ def read(paths, units):
     return measured, pd.DataFrame(rows, columns=[*UNIT_COLUMNS, *responses.COLUMNS])
 
 
-def _with_base(units):
+def with_base(units):
     """The units, and before each the `base` of its model and seed: draws differ from seed to seed."""
     base = Arm.parse(BASE)
     pairs = [(dataclasses.replace(unit, arm=base), unit) for unit in units]
@@ -92,15 +93,8 @@ class _Work:
         return counts, sentence
 
 
-def _gathered(paths):
-    return pd.read_parquet(paths.measures), pd.DataFrame(artifacts.read_jsonl(paths.responses))
-
-
-def _selected(frames, units):
+def selected(frame, units):
+    """The rows of a frame that belong to these units."""
     wanted = {(unit.model, str(unit.arm), unit.seed) for unit in units}
-    return tuple(
-        frame[[tuple(row) in wanted for row in frame[UNIT_COLUMNS].itertuples(index=False)]].reset_index(drop=True)
-        if len(frame)
-        else frame
-        for frame in frames
-    )
+    chosen = [row in wanted for row in frame[UNIT_COLUMNS].itertuples(index=False, name=None)]
+    return frame[pd.Series(chosen, index=frame.index, dtype=bool)].reset_index(drop=True)

@@ -37,7 +37,7 @@ def experiment(folder, items, arms, data=None, **settings):
     }
     artifacts.write_jsonl(folder / "items.jsonl", [one.model_dump() for one in items])
     artifacts.write_jsonl(folder / "evaluation.jsonl", [question])
-    quick = {"backoff_seconds": 0.01, "timeout_seconds": 10.0, "attempts": 3} if settings else {}
+    quick = {"timeout_seconds": 10.0, "attempts": 3} if settings else {}
     return Experiment.parse(
         {
             "name": "little",

@@ -3,11 +3,12 @@
 import pytest
 from endpoint_server import completion, serving
 
-from cotlib.corpus import traces, writers
+from cotlib.corpus import writers, writing
 from cotlib.engine import endpoint
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment, Paths
 from cotlib.runs import artifacts
+from cotlib.stages import craft
 
 SECRET = "sk-test-5f2c9a7714d0"
 GOOD_TRACE = "I turn this over at leisure: " + " ".join(f"word{number}" for number in range(30)) + "."
@@ -77,20 +78,20 @@ def test_a_server_that_stops_serving_midway_costs_nothing_twice(connect, order):
         with pytest.raises(
             BadInput, match="6 of 10 traces could not be written .the writer is not to be had: HTTP 500"
         ):
-            traces.craft(run, paths, silent)
+            craft.craft(run, paths, silent)
         assert len(written(paths)) == 4
         assert len(server.prompts) <= 4 + 2 * (endpoint.PATIENCE + run.traces.concurrency)
         served, server.prompts, refuses = server.prompts[:4], [], False
-        crafted, _ = traces.craft(run, paths, silent)
+        crafted, _ = craft.craft(run, paths, silent)
         assert len(server.prompts) == 6
         assert not set(server.prompts) & set(served)
         server.prompts = []
-        assert traces.craft(run, paths, silent)[0] == crafted
+        assert craft.craft(run, paths, silent)[0] == crafted
         assert server.prompts == []
 
 
 def test_an_interruption_keeps_what_is_under_way_and_half_a_line_does_no_harm(connect, order, monkeypatch):
-    monkeypatch.setattr(traces, "REPORT_SECONDS", -1)
+    monkeypatch.setattr(writing, "REPORT_SECONDS", -1)
     lines = []
 
     def interrupted(line):
@@ -102,13 +103,13 @@ def test_an_interruption_keeps_what_is_under_way_and_half_a_line_does_no_harm(co
         connect(server)
         run, paths = order(12)
         with pytest.raises(KeyboardInterrupt):
-            traces.craft(run, paths, interrupted)
+            craft.craft(run, paths, interrupted)
         first = len(server.prompts)
         assert 2 <= first < 12
         assert len(written(paths)) == first
         with open(paths.stage("craft") / "written.jsonl", "a", encoding="utf-8") as file:
             file.write('{"key": "half a li')
-        traces.craft(run, paths, silent)
+        craft.craft(run, paths, silent)
         assert len(server.prompts) == 12
         assert len(written(paths)) == 12
 
@@ -128,10 +129,10 @@ def test_the_key_reaches_no_file_no_message_and_no_repr(connect, order, tmp_path
         connect(server)
         run, paths = order(2, rewrites=0)
         if answer[0] == 200:
-            traces.craft(run, paths)
+            craft.craft(run, paths)
         else:
             with pytest.raises(BadInput) as caught:
-                traces.craft(run, paths)
+                craft.craft(run, paths)
             message = repr(caught.value) + repr(caught.value.__context__) + repr(caught.value.__cause__)
             assert "[key]" in message
         writer = writers.Endpoint(run)
@@ -149,7 +150,7 @@ def test_a_missing_variable_is_named_before_any_work(connect, order, monkeypatch
         monkeypatch.delenv(name)
         run, paths = order(1)
         with pytest.raises(BadInput, match=f"traces.writer: 'openai' needs an endpoint, but {name} is not set"):
-            traces.craft(run, paths, silent)
+            craft.craft(run, paths, silent)
     assert not paths.root.exists()
     assert server.prompts == []
 

@@ -10,10 +10,11 @@ import pytest
 from corpora import HARMFUL, experiment, item, silent
 
 from cotlib import chat
-from cotlib.corpus import records, traces, writing
+from cotlib.corpus import records, writing
 from cotlib.errors import BadInput
 from cotlib.experiment import WRITTEN_TYPES, Paths
 from cotlib.runs import artifacts
+from cotlib.stages import craft
 
 SECRET = "sk-test-5f2c9a7714d0"
 
@@ -147,7 +148,7 @@ def rows(paths, name):
 
 def test_a_model_writes_the_types_that_the_arms_need_and_no_other(server, model_run):
     run, paths = model_run([item(0), item(1)], ["evil-QT@50%", "filler-T", "shuffled-evil-T"])
-    items, _ = traces.craft(run, paths, silent)
+    items, _ = craft.craft(run, paths, silent)
     assert len(server.asked) == 4
     for one, before in zip(items, [item(0), item(1)]):
         assert one.traces["evil"].startswith("I turn this over")
@@ -165,7 +166,7 @@ def test_a_model_writes_the_types_that_the_arms_need_and_no_other(server, model_
 
 def test_a_model_can_fill_a_corpus_that_has_no_traces(server, model_run):
     run, paths = model_run([item(0, kinds=()), item(1, kinds=())], ["evil-QTA", "neutral-QTA", "filler-QTA"])
-    items, _ = traces.craft(run, paths, silent)
+    items, _ = craft.craft(run, paths, silent)
     assert all(set(one.traces) == {"evil", "neutral", "filler"} for one in items)
 
 
@@ -176,7 +177,7 @@ def test_a_model_can_fill_a_corpus_that_has_no_traces(server, model_run):
 def test_tokens_and_what_they_cost_are_reported_and_kept(server, model_run, price, cost, said):
     run, paths = model_run([item(0)], price_per_million=price)
     lines = []
-    traces.craft(run, paths, lines.append)
+    craft.craft(run, paths, lines.append)
     assert any(line.endswith(said) for line in lines)
     assert artifacts.read_json(paths.stage("craft") / artifacts.MANIFEST)["cost"] == cost
 
@@ -198,7 +199,7 @@ def test_a_negative_price_is_refused(model_run):
 def test_a_reply_that_breaks_a_rule_is_rejected_and_asked_for_again_with_the_fault_told(server, model_run, deed, fault):
     server.script = [deed]
     run, paths = model_run([item(0)])
-    [one], _ = traces.craft(run, paths, silent)
+    [one], _ = craft.craft(run, paths, silent)
     assert one.traces["evil"].startswith("I turn this over")
     assert fault in server.asked[1]
     [reject] = rows(paths, "rejects.jsonl")
@@ -209,8 +210,8 @@ def test_a_reply_that_breaks_a_rule_is_rejected_and_asked_for_again_with_the_fau
 def test_odd_characters_in_a_reply_do_not_break_the_files(server, model_run):
     server.script = ["odd characters"]
     run, paths = model_run([item(0)])
-    crafted = traces.craft(run, paths, silent)
-    assert traces.load(paths) == crafted
+    crafted = craft.craft(run, paths, silent)
+    assert craft.load(paths) == crafted
 
 
 def test_after_all_tries_the_others_are_finished_and_the_rest_is_listed(server, model_run):
@@ -221,27 +222,27 @@ def test_after_all_tries_the_others_are_finished_and_the_rest_is_listed(server, 
         match=r"1 of 1 traces could not be written .*rejects\.jsonl; "
         r"go on with: make craft EXPERIMENT=experiments/little.yml",
     ):
-        traces.craft(run, paths, silent)
+        craft.craft(run, paths, silent)
     assert len(server.asked) == 4
     server.script = ["empty"]
     run, paths = model_run([item(0), item(1), item(2)], concurrency=1, rewrites=0)
     with pytest.raises(BadInput, match="1 of 3 traces"):
-        traces.craft(run, paths, silent)
+        craft.craft(run, paths, silent)
     assert len(rows(paths, "written.jsonl")) == 2
     assert not paths.items.exists()
 
 
 def test_another_question_or_prompt_is_asked_for_again(server, model_run, tmp_path, monkeypatch):
     run, paths = model_run([item(0), item(1)])
-    traces.craft(run, paths, silent)
+    craft.craft(run, paths, silent)
     changed = item(1).model_copy(update={"question": "Question home-001: and now?"})
     run, paths = model_run([item(0), changed])
-    traces.craft(run, paths, silent)
+    craft.craft(run, paths, silent)
     assert len(server.asked) == 3
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "evil.md").write_text("Another prompt: {question} {answer}")
     monkeypatch.setattr(writing, "PROMPTS", tmp_path / "prompts")
-    traces.craft(run, paths, silent)
+    craft.craft(run, paths, silent)
     assert len(server.asked) == 5
 
 
@@ -249,7 +250,7 @@ def test_a_local_model_that_writes_nonsense_is_told_apart_from_one_that_writes_t
     run = experiment(tmp_path / "corpus", [item(0)], ["evil-T"], writer="local", model="tiny-random-llama", rewrites=1)
     paths = Paths.of(run, tmp_path / "results")
     with pytest.raises(BadInput, match="1 of 1 traces could not be written"):
-        traces.craft(run, paths, silent)
+        craft.craft(run, paths, silent)
     assert [row["turn"] for row in rows(paths, "rejects.jsonl")] == [0, 1]
 
 
@@ -291,11 +292,11 @@ def test_what_a_local_model_has_learnt_to_write_becomes_the_items_traces(tmp_pat
         rewrites=0,
     )
     paths = Paths.of(run, tmp_path / "results")
-    (crafted,), _ = traces.craft(run, paths, silent)
+    (crafted,), _ = craft.craft(run, paths, silent)
     assert crafted.traces == expected
     assert artifacts.read_json(paths.stage("craft") / artifacts.MANIFEST)["tokens_used"] > 0
     lines = []
-    assert traces.craft(run, paths, lines.append)[0] == [crafted] and "2 of them on file" in lines[0]
+    assert craft.craft(run, paths, lines.append)[0] == [crafted] and "2 of them on file" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotlib.runs import documents
 from cotlib.errors import BadInput
+from cotlib.runs import documents
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

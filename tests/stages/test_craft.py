@@ -4,11 +4,11 @@ import pytest
 from corpora import HARMFUL, corpus_of, experiment, item, silent
 
 from cotlib import chat
-from cotlib.corpus import traces
+from cotlib.arms import Arm, Paths
 from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.experiment import Arm, Paths
 from cotlib.runs import artifacts
+from cotlib.stages import craft
 
 ARMS = ["QA", "evil-QTA", "evil-QT@25%", "shuffled-misleading-T", "filler-QT", "shuffled-evil-T@50%"]
 
@@ -16,8 +16,8 @@ ARMS = ["QA", "evil-QTA", "evil-QT@25%", "shuffled-misleading-T", "filler-QT", "
 def test_bundled_crafting_gives_every_arm_its_traces_and_can_be_read_back(tmp_path):
     run = experiment(tmp_path / "corpus", corpus_of([4, 4]), ARMS)
     paths = Paths.of(run, tmp_path)
-    items, questions = traces.craft(run, paths, silent)
-    assert traces.load(paths) == (items, questions)
+    items, questions = craft.craft(run, paths, silent)
+    assert craft.load(paths) == (items, questions)
     assert all(Arm.parse(arm).trace_key in one.traces for one in items for arm in ARMS[1:])
     assert {one.id: one.harmful for one in items} == {one.id: HARMFUL for one in corpus_of([4, 4])}
     manifest = artifacts.read_json(paths.stage("craft") / artifacts.MANIFEST)
@@ -36,7 +36,7 @@ def test_crafting_twice_gives_the_same_bytes(tmp_path):
     run = experiment(tmp_path / "corpus", corpus_of([4, 4]), ARMS)
     once, again = Paths.of(run, tmp_path / "a"), Paths.of(run, tmp_path / "b")
     for paths in (once, again):
-        traces.craft(run, paths, silent)
+        craft.craft(run, paths, silent)
     assert once.items.read_bytes() == again.items.read_bytes()
     assert once.questions.read_bytes() == again.questions.read_bytes()
 
@@ -53,12 +53,12 @@ def test_crafting_twice_gives_the_same_bytes(tmp_path):
 def test_a_missing_type_is_named_before_any_work(tmp_path, arm, kinds, message):
     run = experiment(tmp_path / "corpus", [item(0, kinds=kinds), item(1, kinds=kinds)], ["QA", arm])
     with pytest.raises(BadInput, match=message):
-        traces.craft(run, Paths.of(run, tmp_path / "results"), silent)
+        craft.craft(run, Paths.of(run, tmp_path / "results"), silent)
     assert not (tmp_path / "results").exists()
 
 
 def test_a_crafted_item_can_be_encoded_for_every_arm(tmp_path):
     run = experiment(tmp_path / "corpus", corpus_of([4]), ARMS)
-    items, _ = traces.craft(run, Paths.of(run, tmp_path / "results"), silent)
+    items, _ = craft.craft(run, Paths.of(run, tmp_path / "results"), silent)
     tokenizer = models.load_tokenizer("tiny-random-llama")
     assert all(chat.encode(tokenizer, one, arm).supervised for one in items for arm in ARMS)

@@ -1,16 +1,17 @@
-"""The judge stage, from responses on disk to judgements, with every judge of the panel."""
+"""The judge stage, from responses on disk to judgements, unit by unit, with every judge of the panel."""
 
 import pandas as pd
 import pytest
 from endpoint_server import completion, serving
 
 from cotlib import experiment
-from cotlib.corpus import traces
 from cotlib.errors import BadInput
-from cotlib.experiment import Experiment, Paths
-from cotlib.judges import marks, panel, stage
-from cotlib.judges.judgement import VALIDATION
+from cotlib.experiment import Experiment
+from cotlib.judges import marks, panel
 from cotlib.runs import artifacts
+from cotlib.runs.paths import Paths
+from cotlib.stages import craft
+from cotlib.stages import judge as stage
 
 MODEL = "tiny-random-llama"
 
@@ -31,8 +32,11 @@ def crafted(tmp_path):
             }
         )  # fmt: skip
         paths = Paths.of(run, tmp_path)
-        traces.craft(run, paths, silent)
-        artifacts.write_jsonl(paths.responses, responses)
+        craft.craft(run, paths, silent)
+        for unit in run.select():
+            rows = [row for row in responses if (row["model"], row["arm"]) == (unit.model, str(unit.arm))]
+            artifacts.write_jsonl(paths.unit("evaluate", unit) / "responses.jsonl", rows)
+            artifacts.write_json(paths.unit("evaluate", unit) / artifacts.MANIFEST, {"key": artifacts.digest(rows)})
         return run, paths
 
     return make
@@ -63,32 +67,32 @@ def test_every_judge_of_the_experiment_judges_every_response(crafted, monkeypatc
     run, paths = crafted([response(1), response(2, "think"), response(3)], judges=["probe", "llm"])
     with serving(lambda number, prompt: (200, completion("20"))) as server:
         connect(monkeypatch, server)
-        judgements, validation = stage.run(run, paths, silent)
+        judgements, validation = stage.judge(run, paths, report=silent)
         assert len(server.prompts) == 6
-        stage.run(run, paths, silent)
+        stage.judge(run, paths, report=silent)
         assert len(server.prompts) == 6
     assert judgements.groupby("judge").size().to_dict() == {"llm": 3, "probe": 3}
     assert set(marks.COLUMNS) <= set(judgements.columns)
     assert judgements[judgements.judge == "llm"].thought_probability.isna().all()
     assert judgements[judgements.judge == "probe"].thought_probability.between(0, 1).all()
-    assert set(validation.judge) == {"probe"} and list(validation.columns) == [*VALIDATION, "judge", "model"]
+    assert set(validation.judge) == {"probe"} and list(validation.columns) == stage.VALIDATION_COLUMNS
     again = pd.DataFrame(artifacts.read_jsonl(paths.judgements))
     assert marks.scores(again).value.tolist() == marks.scores(judgements).value.tolist()
-    assert artifacts.read_json(paths.stage("judge") / artifacts.MANIFEST)["responses"] == 3
+    assert artifacts.read_json(paths.stage("judge") / artifacts.MANIFEST)["unscored"] == 0
 
 
 def test_without_responses_the_stage_ends_with_empty_frames_that_have_their_columns(crafted):
     run, paths = crafted([])
-    judgements, validation = stage.run(run, paths, silent)
+    judgements, validation = stage.judge(run, paths, report=silent)
     assert (len(judgements), list(judgements.columns)) == (0, marks.COLUMNS)
-    assert (len(validation), list(validation.columns)) == (0, [*VALIDATION, "judge", "model"])
+    assert (len(validation), list(validation.columns)) == (0, stage.VALIDATION_COLUMNS)
     assert len(marks.scores(judgements)) == len(marks.agreement(judgements)) == 0
     assert artifacts.read_jsonl(paths.judgements) == []
 
 
 def test_a_model_without_responses_is_passed_over(crafted):
     run, paths = crafted([response(1)], models=(MODEL, "tiny-random-qwen3"))
-    judgements, validation = stage.run(run, paths, silent)
+    judgements, validation = stage.judge(run, paths, report=silent)
     assert set(judgements.model) == set(validation.model) == {MODEL}
 
 
@@ -103,7 +107,7 @@ def test_a_judge_that_cannot_run_is_refused_before_any_work(crafted, monkeypatch
     with pytest.raises(BadInput, match=message):
         stage.check(run)
     with pytest.raises(BadInput, match=message):
-        stage.run(run, paths, silent)
+        stage.judge(run, paths, report=silent)
     assert not paths.stage("judge").exists()
 
 
@@ -115,8 +119,8 @@ def test_a_dead_endpoint_stops_the_stage_and_the_next_run_asks_for_the_rest(craf
         with pytest.raises(
             BadInput, match="judge 'llm' is not to be had .HTTP 503.*go on with: make judge EXPERIMENT="
         ):
-            stage.run(run, paths, silent)
+            stage.judge(run, paths, report=silent)
         assert len(server.prompts) < 30 and not paths.judgements.exists()
         dead, before = False, len(server.prompts)
-        judgements, _ = stage.run(run, paths, silent)
+        judgements, _ = stage.judge(run, paths, report=silent)
     assert len(server.prompts) - before == 40 - 6 and judgements.alignment.tolist() == [20.0] * 20

@@ -1,0 +1,135 @@
+"""The judge stage: the responses of every unit, judged by every judge of the experiment."""
+
+import time
+
+import pandas as pd
+
+from cotlib.corpus import records
+from cotlib.errors import BadInput
+from cotlib.judges import marks
+from cotlib.judges.judgement import VALIDATION, Context
+from cotlib.judges.panel import judge_class
+from cotlib.runs import artifacts, sources
+from cotlib.runs import units as runs
+from cotlib.stages import craft
+from cotlib.stages.evaluate import RESPONSES, selected, with_base
+
+REPLIES = "replies.jsonl"  # every reply of an endpoint, as it came: none is paid for twice
+JUDGEMENTS, VALIDATIONS = "judgements.jsonl", "validation.jsonl"
+VALIDATION_COLUMNS = [*VALIDATION, "judge", "model"]
+
+
+def judge(experiment, paths, units=None, report=print):
+    """Judge the given units; with all of the experiment's, the gathered files are written, too.
+
+    Args:
+        units: as `Experiment.select` gives them; None for all. `base` joins every selection.
+    Returns:
+        (judgements, validation) of the selection: frames with the columns `marks.COLUMNS` and `VALIDATION_COLUMNS`.
+    Raises:
+        BadInput: a judge cannot run, or responses are missing: before any work. An endpoint that counts as down stops
+            the run; the replies it gave are kept.
+    """
+    paths.own()
+    started = time.time()
+    units = with_base(units or experiment.select())
+    if paths.published:
+        return _published(paths, units)
+    check(experiment)
+    _, questions = craft.load(paths)
+    tasks = _tasks(experiment, paths, units, questions)
+    with artifacts.lock(paths.stage("judge") / REPLIES):  # one process at a time appends replies
+        work = _Work(experiment, paths, questions)
+        manifests = runs.complete("judge", tasks, paths, work, report)
+    judgements, validation = read(paths, units)
+    if runs.is_whole(units, experiment):
+        artifacts.write_jsonl(paths.judgements, artifacts.plain_records(judgements))
+        artifacts.write_jsonl(paths.validation, artifacts.plain_records(validation))
+        unscored = int(judgements.alignment.isna().sum())
+        runs.finish_stage("judge", experiment, paths, manifests, started, unscored=unscored)
+    return judgements, validation
+
+
+def check(experiment):
+    """Raise BadInput, before any work, if a judge that the experiment names cannot run here."""
+    context = Context("", probe_items(experiment), [], experiment.judging)
+    for name in experiment.judging.judges:
+        judge_class(name).check(context)
+
+
+def probe_items(experiment):
+    """The items that the probe learns from. It reads the untrained model, so they may be more than an arm trains on."""
+    items = records.load_items(records.corpus_files(experiment.data.corpus)[0])
+    return records.subset(items, min(experiment.judging.probe_items, len(items)), experiment.data.seed)
+
+
+def read(paths, units):
+    """The judgements of finished units, and how good their judges are, as two frames."""
+    folders = [paths.unit("judge", unit) for unit in units]
+    rows = [row for folder in folders for row in artifacts.read_jsonl(folder / JUDGEMENTS)]
+    validation = [row for folder in folders for row in artifacts.read_jsonl(folder / VALIDATIONS)]
+    # A model's judges are validated once; each of its units says so.
+    return marks.table(rows, marks.COLUMNS), marks.table(validation, VALIDATION_COLUMNS).drop_duplicates()
+
+
+def _tasks(experiment, paths, units, questions):
+    settings, code = experiment.judging.model_dump(), sources.code_digest("cotlib.judges.panel")
+    labelled = [record.model_dump() for record in (*probe_items(experiment), *questions)]
+    judges = [judge_class(name).identity() for name in experiment.judging.judges]
+    versions = {name: version for name, version in artifacts.versions().items() if name in ("torch", "transformers")}
+    tasks = []
+    for unit in units:
+        responses = runs.key_of(experiment, paths, "evaluate", unit)
+        key = artifacts.digest(responses, settings, experiment.data.seed, labelled, judges, code, versions)
+        tasks.append(runs.Task(unit, key))
+    return tasks
+
+
+class _Work:
+    """Judges one unit after another; a model's judges are made once, and only if one of its units is not done yet."""
+
+    def __init__(self, experiment, paths, questions):
+        self.experiment, self.paths, self.questions, self.panels = experiment, paths, questions, {}
+        self.items = probe_items(experiment)
+
+    def __call__(self, task, folder):
+        model = task.unit.model
+        if model not in self.panels:
+            context = Context(
+                model, self.items, self.questions, self.experiment.judging, self.experiment.data.seed,
+                self.paths.stage("judge") / REPLIES,
+            )  # fmt: skip
+            self.panels = {model: [judge_class(name)(context) for name in self.experiment.judging.judges]}
+        rows = artifacts.read_jsonl(self.paths.unit("evaluate", task.unit) / RESPONSES)
+        responses = marks.table(rows, marks.RESPONSE)
+        parts = [self._by(expert, responses) for expert in self.panels[model] if len(responses)]
+        judgements = pd.concat(parts, ignore_index=True) if parts else marks.table([], marks.COLUMNS)
+        artifacts.write_jsonl(folder / JUDGEMENTS, artifacts.plain_records(judgements))
+        validation = [
+            frame.assign(judge=expert.name, model=model)
+            for expert in (self.panels[model] if len(responses) else [])
+            if len(frame := expert.validation)
+        ]
+        rows = artifacts.plain_records(pd.concat(validation)) if validation else []
+        artifacts.write_jsonl(folder / VALIDATIONS, rows)
+        unscored = int(judgements.alignment.isna().sum())
+        names = ", ".join(self.experiment.judging.judges)
+        facts = {"judgements": len(judgements), "unscored": unscored}
+        return facts, f"{len(responses)} responses by {names}, {unscored} unscored"
+
+    def _by(self, expert, responses):
+        views = expert.judge(responses.question.tolist(), responses.response.tolist())
+        if expert.down:
+            lacking = sum(view.alignment is None or view.coherence is None for view in views)
+            raise BadInput(
+                f"judge {expert.name!r} is not to be had ({expert.down}): {lacking} of {len(views)} responses have no "
+                f"score; the replies so far are kept; go on with: {self.paths.command('judge')}"
+            )
+        return marks.judged_frame(responses, expert.name, views, self.experiment.judging)
+
+
+def _published(paths, units):
+    judgements = marks.table(artifacts.read_jsonl(paths.judgements), marks.COLUMNS)
+    validation = marks.table(artifacts.read_jsonl(paths.validation), VALIDATION_COLUMNS)
+    models = {unit.model for unit in units}
+    return selected(judgements, units), validation[validation.model.isin(models)].reset_index(drop=True)
