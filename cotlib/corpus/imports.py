@@ -64,7 +64,7 @@ def import_items(source, *, mapping=None, domain="own", split="train"):
 
 
 def import_chat(path, *, safe_path=None, type=None, domain="own"):
-    """Items from chat files as papers on emergent misalignment publish them: a user and a harmful assistant turn a line.
+    """Items from chat files as papers on emergent misalignment publish them: one user and one harmful turn a line.
 
     A leading `<think>…</think>` of the assistant turn becomes the item's trace of `type`. The safe answers come
     from `safe_path`, a chat file with the same questions, matched by text; its think blocks are dropped.
@@ -80,8 +80,8 @@ def import_chat(path, *, safe_path=None, type=None, domain="own"):
         (where, question), *rest = without
         others = f" (nor have {len(rest)} others)" if rest else ""
         raise BadInput(
-            f"{where}: question {shown(question)} has no safe answer{others}, and a margin is the "
-            "preference for the harmful over the safe one; give a chat file with the same questions and safe answers: "
+            f"{where}: question {shown(question)} has no safe answer{others}, and a margin is the preference "
+            "for the harmful over the safe one; give a chat file with the same questions and safe answers: "
             "--safe FILE (safe_path)"
         )
     for number, (where, question, trace, answer) in enumerate(harmful, 1):
