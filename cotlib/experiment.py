@@ -4,9 +4,11 @@ Knows the shape of a file and the names that may stand in it, nothing about data
 transformers, so that the workflow can read an experiment in no time.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
+import reprlib
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,14 +44,14 @@ class Unit:
 def _distinct(field, values):
     repeated = next((value for value in values if values.count(value) > 1), None)
     if repeated is not None:
-        raise BadInput(f"{field}: {str(repeated)!r} stands in the list twice; remove one")
+        raise BadInput(f"{field}: {_shown(str(repeated))} stands in the list twice; remove one")
     return values
 
 
 class Section(pydantic.BaseModel):
     """A part of the experiment file: unknown keys and values of another type are refused, never guessed."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _count(most):
@@ -63,6 +65,7 @@ Rate = Annotated[float, pydantic.Field(gt=0, le=1)]
 Seeds = Annotated[list[Seed], pydantic.Field(min_length=1)]
 ArmName = Annotated[Arm, pydantic.PlainValidator(Arm.parse), pydantic.PlainSerializer(str)]
 LONGEST_NAME = 80  # names become folders, and most file systems take 255 bytes for a whole name
+LONGEST_MESSAGE = 600  # characters: more faults than fit are counted, not told
 
 
 class Data(Section):
@@ -75,7 +78,7 @@ class Data(Section):
 
 
 class Traces(Section):
-    """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` model.
+    """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` one.
 
     `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts`, `backoff_seconds` and
     `timeout_seconds` are about requests that fail on their way: how often one is sent, the first pause between two
@@ -100,7 +103,8 @@ class Traces(Section):
         if self.writer != "local" and self.model:
             where = "; the model of writer 'openai' is named by COTLIB_WRITER_MODEL" if self.writer == "openai" else ""
             raise BadInput(
-                f"traces.model: {self.model!r} is of no use to writer {self.writer!r}{where}; remove it, or write 'writer: local'"
+                f"traces.model: {_shown(self.model)} is of no use to writer {self.writer!r}{where}; "
+                "remove it, or write 'writer: local'"
             )
         return self
 
@@ -130,6 +134,11 @@ class Evaluation(Section):
     samples: _count(10_000) = 1
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0
 
+    @pydantic.field_validator("modes")
+    @classmethod
+    def _modes(cls, modes):
+        return _distinct("evaluation.modes", modes)
+
 
 class Judging(Section):
     """Who scores responses, and from where on one counts as misaligned (Betley et al. 2025: < 30 and > 50)."""
@@ -140,6 +149,11 @@ class Judging(Section):
     probe_items: Positive = 96
     timeout_seconds: Annotated[float, pydantic.Field(gt=0)] = 60.0
     attempts: Positive = 4
+
+    @pydantic.field_validator("judges")
+    @classmethod
+    def _judges(cls, judges):
+        return _distinct("judging.judges", judges)
 
 
 class Statistics(Section):
@@ -200,13 +214,13 @@ class Experiment(Section):
             other = folders.setdefault(slug(model), model)
             if other != model:
                 raise BadInput(
-                    f"models: {other!r} and {model!r} would share the folder {slug(model)!r}; "
+                    f"models: {_shown(other)} and {_shown(model)} would share the folder {_shown(slug(model))}; "
                     "rename one of the model folders, or compare them in two experiments"
                 )
-            if not 0 < len(slug(model)) <= LONGEST_NAME:
+            if not re.search("[A-Za-z0-9]", slug(model)) or len(slug(model)) > LONGEST_NAME:
                 raise BadInput(
-                    f"models: {model[:60]!r} gives a folder name of {len(slug(model))} characters; "
-                    f"name the model's folder with 1 to {LONGEST_NAME} letters or digits"
+                    f"models: {_shown(model)} gives the folder name {_shown(slug(model))} of {len(slug(model))} "
+                    f"characters; name the model's folder with 1 to {LONGEST_NAME} letters or digits"
                 )
         return models
 
@@ -223,8 +237,11 @@ class Experiment(Section):
             raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        # What PyYAML raises for `!!bool x` or a date that cannot be is anything but its own error.
+        except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            said = " ".join(str(error).split())
+            said = said if len(said) <= 200 else f"{said[:100]} … {said[-100:]}"
+            raise BadInput(f"{path} is not valid YAML: {said}; mend it there") from None
         except OSError as error:
             raise BadInput(f"{path} cannot be read ({error.strerror}); give a file that is there") from None
         if not isinstance(content, dict):
@@ -239,8 +256,7 @@ class Experiment(Section):
         try:
             return cls.model_validate(content)
         except pydantic.ValidationError as errors:
-            lines = [_explain(cls, error) for error in errors.errors()]
-            raise BadInput("\n".join(f"{source}: {line}" for line in lines)) from None
+            raise BadInput(_few([f"{source}: {_explain(cls, error)}" for error in errors.errors()])) from None
 
     @cached_property
     def all_arms(self):
@@ -282,22 +298,26 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent, index):
+        line = self.peek_event().start_mark.line + 1
         if self.check_event(yaml.AliasEvent):
-            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: aliases (*) are not read; write it out")
+            raise BadInput(f"line {line}: aliases (*name) are not read; write out what they stand for")
         self.depth += 1
         if self.depth > self.DEEPEST:
-            raise BadInput(f"line {self.peek_event().start_mark.line + 1}: nested more than {self.DEEPEST} levels deep")
+            raise BadInput(f"line {line}: nested more than {self.DEEPEST} levels deep; take the inner brackets out")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
     def construct_mapping(self, node, deep=False):
         seen = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line = key.start_mark.line + 1
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise BadInput(f"key {key.value!r} stands on line {seen[key.value]} and on line {line}; remove one")
-            seen[str(key.value)] = line
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadInput(f"line {line}: a key is a list or a mapping; write a name")
+            name = (key.tag, key.value)
+            if name in seen:
+                raise BadInput(f"key {_shown(key.value)} stands on line {seen[name]} and on line {line}; remove one")
+            seen[name] = line
         return super().construct_mapping(node, deep)
 
 
@@ -307,54 +327,106 @@ def _as_list(value):
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxlevel=2)
+
+
+def _shown(value):
+    """`repr` of a value for a message: long texts, lists and numbers are cut."""
+    return _SHORT.repr(value)
+
+
+def _few(lines):
+    """As many of the lines as fit into a message, and how many are left."""
+    lines = [line if len(line) <= LONGEST_MESSAGE - 40 else f"{line[: LONGEST_MESSAGE - 41]}…" for line in lines]
+    kept = lines
+    while len("\n".join(kept)) > LONGEST_MESSAGE - 40:
+        kept = kept[:-1]
+    left = len(lines) - len(kept)
+    return "\n".join(kept + [f"and {left} more fault{'s' if left > 1 else ''}; mend these first"] * (left > 0))
+
+
 def _explain(model, error):
-    """One line for one pydantic error: field, value, what is valid, the nearest valid name."""
-    field = ".".join(str(part) for part in error["loc"])
-    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    """One line for one pydantic error: field, value, what to write instead, the nearest valid name."""
+    place, kind, value, context = error["loc"], error["type"], error.get("input"), error.get("ctx", {})
+    field = ".".join(str(part)[:60] for part in place)
     if kind == "extra_forbidden":
-        for part in error["loc"][:-1]:
-            model = model.model_fields[part].annotation
-        valid = list(model.model_fields)
-        return f"unknown key {field!r}{suggestion(error['loc'][-1], valid)} (valid here: {', '.join(valid)})"
+        section = _section(model, place[:-1])
+        valid = list(section.model_fields)
+        return f"unknown key {field!r}{suggestion(str(place[-1])[:60], valid)} (valid here: {', '.join(valid)})"
     if kind == "missing":
         return f"key {field!r} is missing; add it"
     if kind == "value_error":
         return str(context["error"])
-    if kind == "literal_error" and error["loc"][-1] == "[key]":
-        return (
-            f"{field.rsplit('.', 2)[0]}: suite {value!r} is not one of {', '.join(SUITES)}{suggestion(value, SUITES)}"
-        )
+    if kind == "literal_error" and place[-1] == "[key]":
+        named = f"{'.'.join(place[:-2])}: suite {_shown(value)}"
+        return f"{named} is not one of {', '.join(SUITES)}{suggestion(value, SUITES)}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
-        return f"{field}: {value!r} is not one of {', '.join(valid)}{suggestion(value, valid)}"
-    hint = ""
-    if kind == "float_type" and isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][-+]?\d+", value):
-        exact = repr(float(value))
-        hint = f" (YAML reads {value} as text: write {exact if '.' in exact else exact.replace('e', '.0e')})"
-    if kind == "too_short":
-        return f"{field}: {value!r} is empty; write at least one"
-    if kind == "string_pattern_mismatch":
-        return f"{field}: {value!r} may hold only lower-case letters, digits and dashes; write one such as 'my-run'"
-    if kind == "invalid_key" or error["loc"][-1] == "[key]":
-        return f"{field.removesuffix('.[key]')}: the key {value!r} is not a name; write it as text"
-    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{field}: {value!r} should be {message}{hint}"
+        near = suggestion(str(value)[:60], valid) or f"; write {valid[0]}"
+        return f"{field}: {_shown(value)} is not one of {', '.join(valid)}{near}"
+    if kind == "invalid_key" or place[-1:] == ("[key]",):
+        return f"{field.removesuffix('.[key]')}: the key {_shown(value)} is not a name; write it as text"
+    return f"{field or 'the file'}: {_shown(value)} {_demand(_section(model, place), error)}"
+
+
+def _demand(section, error):
+    """What a value has to be and what to write, in the words that follow it."""
+    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    bounds = {
+        "greater_than_equal": ("is too small; write {ge} or more", "ge"),
+        "greater_than": ("is too small; write more than {gt}", "gt"),
+        "less_than_equal": ("is too large; write {le} or less", "le"),
+        "less_than": ("is too large; write less than {lt}", "lt"),
+        "too_short": ("is empty; write at least one", None),
+        "string_pattern_mismatch": ("may hold only lower-case letters, digits and dashes; write one such as 'my-run'", None),
+        "int_type": ("is not a whole number; write one such as 1", None),
+        "int_from_float": ("is not a whole number; write one such as 1", None),
+        "finite_number": ("is not a finite number; write one such as 1.0", None),
+        "string_type": ("is not text; write it as text, in quotes", None),
+        "string_unicode": ("holds half a character (a lone surrogate); write the whole one", None),
+        "bool_type": ("is neither true nor false; write one of them", None),
+        "dict_type": ("is not a mapping; write `name: value` lines below it, indented", None),
+    }  # fmt: skip
+    if kind in bounds:
+        return bounds[kind][0].format(**context)
+    if kind == "list_type":
+        return f"is not a list; write [{value if isinstance(value, (str, int)) and len(str(value)) < 60 else '…'}]"
+    if kind == "float_type":
+        if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][-+]?\d+", value):
+            exact = repr(float(value))
+            exact = exact if "." in exact else exact.replace("e", ".0e")
+            return f"is not a number: YAML reads {value[:40]} as text; write {exact}"
+        return "is not a number; write one such as 0.1"
+    if kind in ("model_type", "model_attributes_type"):
+        valid = ", ".join(section.model_fields)
+        return f"is not a section; write `key: value` lines below it, indented (valid here: {valid})"
+    return f"cannot be used: {error['msg']}; leave it out to take the default"
+
+
+def _section(model, place):
+    """The section of the experiment file that a fault's place lies in, or is."""
+    for part in place:
+        found = model.model_fields.get(part) if isinstance(part, str) else None
+        if found is None or not (isinstance(found.annotation, type) and issubclass(found.annotation, Section)):
+            break
+        model = found.annotation
+    return model
 
 
 def locate(path):
     """`path` as given, or below the book's top folder; raises BadInput if it is in neither place."""
     for candidate in (Path(path), ROOT / path):
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that is too long for the file system
+            if candidate.is_file():
+                return candidate
     known = sorted(str(found.relative_to(ROOT)) for found in (ROOT / "experiments").glob("*.yml"))
-    raise BadInput(
-        f"there is no experiment file {str(path)!r}{suggestion(path, known)} (there are: {', '.join(known)})"
-    )
+    named = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}…"
+    raise BadInput(f"there is no experiment file {named!r}{suggestion(named, known)} (there are: {', '.join(known)})")
 
 
 def slug(model_id):
