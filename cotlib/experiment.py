@@ -332,7 +332,8 @@ def _as_list(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxlevel=2)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong, _SHORT.maxlevel = 60, 60, 40, 2
 
 
 def _shown(value):
