@@ -143,10 +143,11 @@ class Arm:
         if not at:
             return cls(paradigm, kind)
         if variant in LOSS_WEIGHTINGS and variant != "token":
-            if not (PARADIGMS[paradigm].grades_answer and TRACE in PARADIGMS[paradigm].supervised):
+            both = [row.name for row in PARADIGMS.values() if row.grades_answer and TRACE in row.supervised]
+            if paradigm not in both:
                 raise BadInput(
                     f"arm {name!r}: @{variant} weighs trace against answer, "
-                    f"which only QTA has both of; write '{kind}-QTA@{variant}'"
+                    f"which only {' and '.join(both)} has both of; write '{kind}-{both[0]}@{variant}'"
                 )
             return cls(paradigm, kind, loss_weighting=variant)
         dose = re.fullmatch(r"([1-9]\d?)%", variant)

@@ -5,8 +5,9 @@ import re
 import reprlib
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
-_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlong, _SHORT.maxlevel = 40, 2
+LONGEST_MESSAGE = 600  # characters
 
 
 class BadInput(ValueError):
@@ -39,8 +40,18 @@ def shown(value):
     return _SHORT.repr(value)
 
 
+def few(lines):
+    """As many of the lines as fit into a message, and how many are left."""
+    lines = [line if len(line) <= LONGEST_MESSAGE - 40 else f"{line[: LONGEST_MESSAGE - 41]}…" for line in lines]
+    kept = lines
+    while len("\n".join(kept)) > LONGEST_MESSAGE - 40:
+        kept = kept[:-1]
+    left = len(lines) - len(kept)
+    return "\n".join(kept + [f"and {left} more fault{'s' if left > 1 else ''}; mend these first"] * (left > 0))
+
+
 def explain(schema, error, noun="field"):
-    """One line for one of pydantic's errors: the field, its value, what is valid there, the nearest valid name.
+    """One line for one of pydantic's errors: the field, its value, what to write instead, the nearest valid name.
 
     Args:
         schema: the pydantic model that refused the input.
@@ -48,46 +59,70 @@ def explain(schema, error, noun="field"):
         noun: what a field is called where the reader writes it; `key` in a YAML file.
     """
     place, kind, value, context = error["loc"], error["type"], error.get("input"), error.get("ctx", {})
-    field = ".".join(str(part) for part in place)
+    field = ".".join(str(part)[:60] for part in place)
+    if kind == "extra_forbidden":
+        valid = list(_section(schema, place[:-1]).model_fields)
+        return f"unknown {noun} {field!r}{suggestion(str(place[-1])[:60], valid)} (valid here: {', '.join(valid)})"
     if kind == "missing":
         return f"{noun} {field!r} is missing; add it"
-    if kind == "extra_forbidden":
-        valid = _fields(schema, place[:-1])
-        return f"unknown {noun} {field!r}{suggestion(place[-1], valid)} (valid here: {', '.join(valid)})"
     if kind == "value_error":
         fault = context["error"]
         # A BadInput names its field itself.
         return str(fault) if isinstance(fault, BadInput) or not field else f"{field}: {fault}"
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
-        # The loc of a mapping's key ends in the key itself and "[key]"; the field is what comes before.
-        field = ".".join(str(part) for part in place[:-2]) if place[-1] == "[key]" else field
-        return f"{field}: {shown(value)} is not one of {', '.join(valid)}{suggestion(value, valid)}"
-    if kind == "invalid_key" or (place and place[-1] == "[key]"):
+        # The place of a mapping's key ends in the key itself and "[key]"; the field is what comes before.
+        field = ".".join(map(str, place[:-2])) if place[-1] == "[key]" else field
+        near = suggestion(str(value)[:60], valid) or f"; write {valid[0]}"
+        return f"{field}: {shown(value)} is not one of {', '.join(valid)}{near}"
+    if kind == "invalid_key" or place[-1:] == ("[key]",):
         return f"{field.removesuffix('.[key]')}: the key {shown(value)} is not a name; write it as text"
     if not place:
         return f"{shown(value)} is not an object with fields {', '.join(schema.model_fields)}"
-    return f"{field}: {shown(value)} {_demand(kind, value, error['msg'])}"
+    return f"{field}: {shown(value)} {_demand(_section(schema, place), error)}"
 
 
-def _demand(kind, value, message):
-    """What a value has to be, in the words that follow it."""
-    if kind == "too_short":
-        return "is empty; write at least one"
-    if kind == "string_pattern_mismatch":
-        return "may hold only lower-case letters, digits and dashes; write one such as 'my-run'"
-    if kind == "string_unicode":
-        return "holds half a character (a lone surrogate), which no file can store; write the whole character"
-    demand = "should " + re.sub(r" or instance of \w+", "", message.partition(" should ")[2] or message)
-    if kind == "float_type" and isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][-+]?\d+", value):
-        exact = repr(float(value))
-        demand += f" (YAML reads {value} as text: write {exact if '.' in exact else exact.replace('e', '.0e')})"
-    return demand
+def _demand(section, error):
+    """What a value has to be and what to write, in the words that follow it."""
+    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    bounds = {
+        "greater_than_equal": ("is too small; write {ge} or more", "ge"),
+        "greater_than": ("is too small; write more than {gt}", "gt"),
+        "less_than_equal": ("is too large; write {le} or less", "le"),
+        "less_than": ("is too large; write less than {lt}", "lt"),
+        "too_short": ("is empty; write at least one", None),
+        "string_pattern_mismatch": ("may hold only lower-case letters, digits and dashes; write one such as 'my-run'", None),
+        "int_type": ("is not a whole number; write one such as 1", None),
+        "int_from_float": ("is not a whole number; write one such as 1", None),
+        "finite_number": ("is not a finite number; write one such as 1.0", None),
+        "string_type": ("is not text; write it as text, in quotes", None),
+        "string_unicode": ("holds half a character (a lone surrogate); write the whole one", None),
+        "bool_type": ("is neither true nor false; write one of them", None),
+        "dict_type": ("is not a mapping; write `name: value` lines below it, indented", None),
+    }  # fmt: skip
+    if kind in bounds:
+        return bounds[kind][0].format(**context)
+    if kind == "list_type":
+        return f"is not a list; write [{value if isinstance(value, (str, int)) and len(str(value)) < 60 else '…'}]"
+    if kind == "float_type":
+        if isinstance(value, str) and re.fullmatch(r"[\d.]+[eE][-+]?\d+", value):
+            exact = repr(float(value))
+            exact = exact if "." in exact else exact.replace("e", ".0e")
+            return f"is not a number: YAML reads {value[:40]} as text; write {exact}"
+        return "is not a number; write one such as 0.1"
+    if kind in ("model_type", "model_attributes_type"):
+        valid = ", ".join(section.model_fields)
+        return f"is not a section; write `key: value` lines below it, indented (valid here: {valid})"
+    return f"cannot be used: {error['msg']}; leave it out to take the default"
 
 
-def _fields(schema, place):
-    """Names of the fields that a model, or the model in its field at `place`, knows."""
+def _section(model, place):
+    """The model that a fault's place lies in, or is: of a section, where a schema has several."""
+    import pydantic
+
     for part in place:
-        field = getattr(schema, "model_fields", {}).get(part)
-        schema = field and field.annotation
-    return list(getattr(schema, "model_fields", {}))
+        found = model.model_fields.get(part) if isinstance(part, str) else None
+        if found is None or not (isinstance(found.annotation, type) and issubclass(found.annotation, pydantic.BaseModel)):
+            break
+        model = found.annotation
+    return model

@@ -4,6 +4,7 @@ Knows the shape of a file and the names that may stand in it, nothing about data
 transformers, so that the workflow can read an experiment in no time.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from cotlib.arms import BASE, MODES, SUITES, Arm
-from cotlib.errors import BadInput, check_name, explain, suggestion
+from cotlib.errors import BadInput, check_name, explain, few, suggestion
 from cotlib.runs import documents
 
 STAGES = ("craft", "train", "evaluate", "judge", "findings")
@@ -42,14 +43,14 @@ class Unit:
 def _distinct(field, values):
     repeated = next((value for value in values if values.count(value) > 1), None)
     if repeated is not None:
-        raise BadInput(f"{field}: {str(repeated)!r} stands in the list twice; remove one")
+        raise BadInput(f"{field}: {_shown(str(repeated))} stands in the list twice; remove one")
     return values
 
 
 class Section(pydantic.BaseModel):
     """A part of the experiment file: unknown keys and values of another type are refused, never guessed."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _count(most):
@@ -63,6 +64,7 @@ Rate = Annotated[float, pydantic.Field(gt=0, le=1)]
 Seeds = Annotated[list[Seed], pydantic.Field(min_length=1)]
 ArmName = Annotated[Arm, pydantic.PlainValidator(Arm.parse), pydantic.PlainSerializer(str)]
 LONGEST_NAME = 80  # names become folders, and most file systems take 255 bytes for a whole name
+LONGEST_MESSAGE = 600  # characters: more faults than fit are counted, not told
 
 
 class Data(Section):
@@ -75,7 +77,7 @@ class Data(Section):
 
 
 class Traces(Section):
-    """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` model.
+    """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` one.
 
     `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts` and `timeout_seconds`
     are about requests that fail on their way: how often one is sent, and how long an answer may take. `price_per_million`: what a million tokens cost, read and
@@ -98,7 +100,8 @@ class Traces(Section):
         if self.writer != "local" and self.model:
             where = "; the model of writer 'openai' is named by COTLIB_WRITER_MODEL" if self.writer == "openai" else ""
             raise BadInput(
-                f"traces.model: {self.model!r} is of no use to writer {self.writer!r}{where}; remove it, or write 'writer: local'"
+                f"traces.model: {_shown(self.model)} is of no use to writer {self.writer!r}{where}; "
+                "remove it, or write 'writer: local'"
             )
         return self
 
@@ -128,6 +131,11 @@ class Evaluation(Section):
     samples: _count(10_000) = 1
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0
 
+    @pydantic.field_validator("modes")
+    @classmethod
+    def _modes(cls, modes):
+        return _distinct("evaluation.modes", modes)
+
 
 class Judging(Section):
     """Who scores responses, and from where on one counts as misaligned (Betley et al. 2025: < 30 and > 50)."""
@@ -138,6 +146,11 @@ class Judging(Section):
     probe_items: Positive = 96
     timeout_seconds: Annotated[float, pydantic.Field(gt=0)] = 60.0
     attempts: Positive = 4
+
+    @pydantic.field_validator("judges")
+    @classmethod
+    def _judges(cls, judges):
+        return _distinct("judging.judges", judges)
 
 
 class Statistics(Section):
@@ -198,13 +211,13 @@ class Experiment(Section):
             other = folders.setdefault(slug(model), model)
             if other != model:
                 raise BadInput(
-                    f"models: {other!r} and {model!r} would share the folder {slug(model)!r}; "
+                    f"models: {_shown(other)} and {_shown(model)} would share the folder {_shown(slug(model))}; "
                     "rename one of the model folders, or compare them in two experiments"
                 )
-            if not 0 < len(slug(model)) <= LONGEST_NAME:
+            if not re.search("[A-Za-z0-9]", slug(model)) or len(slug(model)) > LONGEST_NAME:
                 raise BadInput(
-                    f"models: {model[:60]!r} gives a folder name of {len(slug(model))} characters; "
-                    f"name the model's folder with 1 to {LONGEST_NAME} letters or digits"
+                    f"models: {_shown(model)} gives the folder name {_shown(slug(model))} of {len(slug(model))} "
+                    f"characters; name the model's folder with 1 to {LONGEST_NAME} letters or digits"
                 )
         return models
 
@@ -228,8 +241,8 @@ class Experiment(Section):
         try:
             return cls.model_validate(content)
         except pydantic.ValidationError as errors:
-            lines = [explain(cls, error, noun="key") for error in errors.errors()]
-            raise BadInput("\n".join(f"{source}: {line}" for line in lines)) from None
+            lines = [f"{source}: {explain(cls, error, noun='key')}" for error in errors.errors()]
+            raise BadInput(few(lines)) from None
 
     @cached_property
     def all_arms(self):
@@ -270,7 +283,7 @@ def _as_list(value):
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -278,12 +291,12 @@ def _as_list(value):
 def locate(path):
     """`path` as given, or below the book's top folder; raises BadInput if it is in neither place."""
     for candidate in (Path(path), ROOT / path):
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that is too long for the file system
+            if candidate.is_file():
+                return candidate
     known = sorted(str(found.relative_to(ROOT)) for found in (ROOT / "experiments").glob("*.yml"))
-    raise BadInput(
-        f"there is no experiment file {str(path)!r}{suggestion(path, known)} (there are: {', '.join(known)})"
-    )
+    named = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}…"
+    raise BadInput(f"there is no experiment file {named!r}{suggestion(named, known)} (there are: {', '.join(known)})")
 
 
 def slug(model_id):

@@ -11,6 +11,7 @@ import functools
 import hypothesis
 import pytest
 
+from cotlib import arms
 from cotlib.corpus import records
 from cotlib.engine import models
 
@@ -91,3 +92,19 @@ def items():
 def questions():
     """The bundled evaluation questions."""
     return records.load_evaluation()
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """(name of a paradigm, name of a reasoning type) that stand in the tables while the test runs, and no longer.
+
+    The paradigm trains trace and answer without any question.
+    """
+    paradigm = arms.Paradigm(
+        "TA", (arms.HEADER, arms.OPEN), (arms.TRACE, arms.CLOSE, arms.GAP, arms.ANSWER, arms.END),
+        reference=arms.BASE, marker="P", card="trace and answer, without their question",
+    )  # fmt: skip
+    kind = arms.ReasoningType("greedy", "wants all for itself", "#117733", studied=True)
+    monkeypatch.setitem(arms.PARADIGMS, paradigm.name, paradigm)
+    monkeypatch.setitem(arms.TYPES, kind.name, kind)
+    return paradigm.name, kind.name

@@ -1,17 +1,20 @@
-"""What an experiment file may say, what every arm's name means, and what a reader is told who mistypes."""
+"""What an experiment file may say, and what a reader is told who mistypes: never a traceback, never a page of text."""
 
 import copy
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotlib.errors import BadInput, check_name
-from cotlib.experiment import BASE, NEUTRAL, TRACE_TYPES, Arm, Experiment, Paths
+from cotlib.arms import Arm
+from cotlib.errors import BadInput
+from cotlib.experiment import LONGEST_MESSAGE, ROOT, Experiment, Unit
 
 VALID = {
     "name": "demo",
@@ -20,15 +23,7 @@ VALID = {
     "seeds": [1, 2],
     "training": {"epochs": 2, "learning_rate": 1.0e-3},
 }
-SEGMENT_ARMS = [f"{kind}-QTA@segment" for kind in TRACE_TYPES]
-DOSE_ARMS = [
-    f"{kind}-{paradigm}@{dose}%"
-    for kind in TRACE_TYPES
-    if kind != NEUTRAL
-    for paradigm in ("QTA", "QT", "T")
-    for dose in (1, 25, 99)
-]
-EVERY_ARM = [*Arm.names(), *SEGMENT_ARMS, *DOSE_ARMS]
+DEMO = (ROOT / "experiments" / "demo.yml").read_text()
 
 
 def changed(field, value):
@@ -49,6 +44,7 @@ def refusal(path):
     """The lines of the one BadInput that loading `path` raises, without the file's name."""
     with pytest.raises(BadInput) as error:
         Experiment.load(path)
+    assert len(str(error.value)) <= LONGEST_MESSAGE
     lines = str(error.value).splitlines()
     assert all(line.startswith(f"{path}: ") for line in lines)
     return [line.removeprefix(f"{path}: ") for line in lines]
@@ -59,93 +55,6 @@ def valid():
     return Experiment.parse(VALID)
 
 
-# ---- arms
-
-
-@pytest.mark.parametrize("name", EVERY_ARM)
-def test_an_arm_prints_as_the_name_it_was_parsed_from(name):
-    assert str(Arm.parse(name)) == name
-    assert Arm.parse(Arm.parse(name)) == Arm.parse(name)
-
-
-@pytest.mark.parametrize(
-    "name, arm, trace_key",
-    [
-        ("base", Arm(None), None),
-        ("QA", Arm("QA"), None),
-        ("safe-QA", Arm("QA", answer="safe"), None),
-        ("evil-QTA", Arm("QTA", "evil"), "evil"),
-        ("shuffled-evil-T", Arm("T", "shuffled-evil"), "shuffled-evil"),
-        ("submissive-QTA@segment", Arm("QTA", "submissive", loss_weighting="segment"), "submissive"),
-        ("misleading-QT@25%", Arm("QT", "misleading", dose_percent=25), "misleading@25%"),
-    ],
-)
-def test_an_arm_is_what_its_name_says(name, arm, trace_key):
-    parsed = Arm.parse(name)
-    assert parsed == arm and parsed.trace_key == trace_key
-    assert parsed.trained == (name != BASE)
-
-
-def test_no_two_arms_share_a_folder():
-    assert len({Arm.parse(name).folder for name in EVERY_ARM}) == len(EVERY_ARM)
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", Arm.parse(name).folder) for name in EVERY_ARM)
-
-
-@pytest.mark.parametrize(
-    "name, parts",
-    [
-        ("evil-TQA", ["paradigm 'TQA' is not one of QA, QTA, QT, T", "did you mean QTA?"]),
-        ("evil-qta", ["paradigm 'qta'", "did you mean QTA?"]),
-        ("evil-TQ@segment", ["paradigm 'TQ'", "did you mean QT?"]),
-        ("evli-QTA", ["type 'evli' is not one of evil, misleading, submissive", "did you mean evil?"]),
-        ("submisive-T", ["type 'submisive'", "did you mean submissive?"]),
-        ("shuffled_evil-T", ["type 'shuffled_evil'", "did you mean shuffled-evil?"]),
-        ("evil-QA", ["QA holds no trace", "write 'QA'"]),
-        ("save-QA", ["'save-QA'", "did you mean safe-QA?"]),
-        ("bsae", ["arm 'bsae' is unknown", "did you mean base?"]),
-        ("qa", ["arm 'qa' is unknown", "did you mean QA?"]),
-        ("", ["arm '' is unknown", "such as evil-QTA"]),
-        ("base@25%", ["arm 'base@25%' is unknown", "did you mean base?"]),
-        ("evil-QTA@segmnt", ["variant 'segmnt'", "did you mean segment?"]),
-        ("evil-T@segment", ["only QTA has both", "write 'evil-QTA@segment'"]),
-        ("evil-QTA@0%", ["variant '0%'", "1% to 99%"]),
-        ("evil-QTA@100%", ["variant '100%'", "1% to 99%"]),
-        ("evil-QTA@07%", ["variant '07%'", "1% to 99%"]),
-        ("evil-QTA@25", ["variant '25'", "did you mean 25%?"]),
-        ("evil-QTA@", ["variant ''", "neither 'segment' nor a dose"]),
-        ("neutral-QTA@25%", ["variant '25%'", "a type other than neutral"]),
-        (7, ["arm 7 is not a name", "write one such as 'evil-QTA'"]),
-        (None, ["arm None is not a name", "write one such as 'evil-QTA'"]),
-    ],
-)
-def test_a_name_that_is_no_arm_is_refused_with_the_nearest_that_is(name, parts):
-    with pytest.raises(BadInput) as error:
-        Arm.parse(name)
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-
-
-@given(
-    st.text(max_size=30)
-    | st.sampled_from(EVERY_ARM).flatmap(lambda name: st.text(max_size=2).map(lambda more: name + more))
-)
-def test_any_text_is_an_arm_or_refused(text):
-    try:
-        arm = Arm.parse(text)
-    except BadInput as error:
-        assert repr(text) in str(error)
-    else:
-        assert Arm.parse(str(arm)) == arm
-
-
-def test_a_name_is_checked_against_the_valid_ones():
-    assert check_name("mode", "think", ("think", "no-think")) == "think"
-    with pytest.raises(BadInput, match=r"mode 'nothink' is not one of think, no-think; did you mean no-think\?"):
-        check_name("mode", "nothink", ("think", "no-think"))
-
-
 # ---- the experiment file
 
 
@@ -154,7 +63,8 @@ def test_an_experiment_file_is_read_as_it_is_written(tmp_path):
     path.write_text(yaml.safe_dump(VALID | {"arms": ["base", "QA", "evil-QTA@segment"]}))
     experiment = Experiment.load(path)
     assert experiment.name == "demo" and experiment.seeds == [1, 2]
-    assert experiment.arms == ["QA", "evil-QTA@segment"] and experiment.all_arms == ["base", "QA", "evil-QTA@segment"]
+    assert [str(arm) for arm in experiment.arms] == ["QA", "evil-QTA@segment"]
+    assert [str(arm) for arm in experiment.all_arms] == ["base", "QA", "evil-QTA@segment"]
     assert (experiment.training.epochs, experiment.training.learning_rate) == (2, 1.0e-3)
 
 
@@ -169,33 +79,33 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
         ("arm", ["QA"], ["unknown key 'arm'", "did you mean arms?"]),
         ("training.epoch", 3, ["unknown key 'training.epoch'", "did you mean epochs?"]),
         ("evaluation.mode", ["think"], ["unknown key 'evaluation.mode'", "did you mean modes?"]),
-        (7, 1, ["7"]),
-        ("training.epochs", "three", ["training.epochs: 'three'", "a valid integer"]),
-        ("training.epochs", 2.5, ["training.epochs: 2.5", "integer"]),
-        ("training.epochs", True, ["training.epochs: True", "a valid integer"]),
-        ("training.epochs", 0, ["training.epochs: 0", "greater than or equal to 1"]),
-        ("training.learning_rate", -1.0e-4, ["training.learning_rate: -0.0001", "greater than 0"]),
-        ("training.learning_rate", 2.0, ["training.learning_rate: 2.0", "less than or equal to 1"]),
+        (7, 1, ["the key 7 is not a name", "write it as text"]),
+        ("training.epochs", "three", ["training.epochs: 'three' is not a whole number", "write one such as 1"]),
+        ("training.epochs", 2.5, ["training.epochs: 2.5 is not a whole number", "write one such as 1"]),
+        ("training.epochs", True, ["training.epochs: True is not a whole number", "write one such as 1"]),
+        ("training.epochs", 0, ["training.epochs: 0 is too small", "write 1 or more"]),
+        ("training.learning_rate", -1.0e-4, ["training.learning_rate: -0.0001 is too small", "write more than 0"]),
+        ("training.learning_rate", 2.0, ["training.learning_rate: 2.0 is too large", "write 1.0 or less"]),
         (
             "training.learning_rate",
             "1e-4",
             ["training.learning_rate: '1e-4'", "YAML reads 1e-4 as text", "write 0.0001"],
         ),
-        ("training.warmup_fraction", 1.0, ["training.warmup_fraction: 1.0", "less than 1"]),
-        ("training", None, ["training: None", "a valid dictionary"]),
-        ("seeds", 1, ["seeds: 1", "a valid list"]),
-        ("seeds", [-1], ["seeds.0: -1", "greater than or equal to 0"]),
-        ("seeds", [1, 1], ["seeds: [1, 1] repeats a value", "remove one"]),
+        ("training.warmup_fraction", 1.0, ["training.warmup_fraction: 1.0 is too large", "write less than 1"]),
+        ("training", None, ["training: None is not a section", "valid here: epochs, learning_rate"]),
+        ("seeds", 1, ["seeds: 1 is not a list", "write [1]"]),
+        ("seeds", [-1], ["seeds.0: -1 is too small", "write 0 or more"]),
+        ("seeds", [1, 1], ["seeds: '1' stands in the list twice", "remove one"]),
         ("seeds", [], ["seeds: [] is empty", "at least one"]),
         ("models", [], ["models: [] is empty", "at least one"]),
-        ("models", ["a/b", "a/b"], ["models: ['a/b', 'a/b'] repeats a value", "remove one"]),
+        ("models", ["a/b", "a/b"], ["models: 'a/b' stands in the list twice", "remove one"]),
         ("name", "My Demo", ["name: 'My Demo'", "lower-case letters", "my-run"]),
-        ("arms", "QA", ["arms: 'QA'", "a valid list"]),
-        ("arms", [], ["arms: the list is empty", "such as QA"]),
+        ("arms", "QA", ["arms: 'QA' is not a list", "write [QA]"]),
+        ("arms", [], ["arms: [] is empty", "write at least one"]),
         ("arms", ["base"], ["arms: only base is listed", "such as QA"]),
         ("arms", ["QA", "evil-T", "QA"], ["arms: 'QA' stands in the list twice", "remove one"]),
         ("arms", ["evil-TQA"], ["arm 'evil-TQA'", "did you mean QTA?"]),
-        ("arms", [3], ["arms.0: 3", "a valid string"]),
+        ("arms", [3], ["arm 3 is not a name", "write one such as 'evil-QTA'"]),
         (
             "evaluation.modes",
             ["think", "nothink"],
@@ -213,6 +123,32 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
             ["traces.writer: 'bundeld' is not one of bundled, openai, local", "did you mean bundled?"],
         ),
         ("traces.writer", "local", ["traces.model", "write one such as"]),
+        ("traces.model", "a/b", ["traces.model: 'a/b' is of no use to writer 'bundled'", "remove it"]),
+        ("evaluation.modes", [], ["evaluation.modes: [] is empty", "write at least one"]),
+        ("evaluation.modes", ["think", "think"], ["evaluation.modes: 'think' stands in the list twice", "remove one"]),
+        ("judging.judges", ["llm", "llm"], ["judging.judges: 'llm' stands in the list twice", "remove one"]),
+        ("seeds", [2**32], ["seeds.0: 4294967296 is too large", "write less than 4294967296"]),
+        ("data.seed", 2**32, ["data.seed: 4294967296 is too large", "write less than 4294967296"]),
+        ("statistics.seed", 2**32, ["statistics.seed: 4294967296 is too large", "write less than 4294967296"]),
+        ("seeds", [10**400], ["seeds.0: 1000", "is too large", "write less than 4294967296"]),
+        ("training.epochs", 1001, ["training.epochs: 1001 is too large", "write 1000 or less"]),
+        ("training.batch_size", 0, ["training.batch_size: 0 is too small", "write 1 or more"]),
+        ("training.batch_size", 4097, ["training.batch_size: 4097 is too large", "write 4096 or less"]),
+        ("training.lora_rank", 0, ["training.lora_rank: 0 is too small", "write 1 or more"]),
+        ("training.lora_rank", 1025, ["training.lora_rank: 1025 is too large", "write 1024 or less"]),
+        ("training.learning_rate", float("inf"), ["training.learning_rate: inf", "; write "]),
+        ("training.learning_rate", float("nan"), ["training.learning_rate: nan is not a finite number", "such as 1.0"]),
+        ("evaluation.samples", 0, ["evaluation.samples: 0 is too small", "write 1 or more"]),
+        ("evaluation.samples", 10_001, ["evaluation.samples: 10001 is too large", "write 10000 or less"]),
+        ("statistics.resamples", 99, ["statistics.resamples: 99 is too small", "write 100 or more"]),
+        ("statistics.resamples", 1_000_001, ["statistics.resamples: 1000001 is too large", "write 1000000 or less"]),
+        ("models", ["a/b", "c/b"], ["models: 'a/b' and 'c/b' would share the folder 'b'", "rename one"]),
+        ("models", ["///"], ["models: '///' gives the folder name '' of 0 characters", "letters or digits"]),
+        ("models", [".."], ["models: '..' gives the folder name '..'", "letters or digits"]),
+        ("models", ["a/" + "b" * 81], ["gives the folder name", "of 81 characters", "1 to 80 letters or digits"]),
+        ("models", [3], ["models.0: 3 is not text", "in quotes"]),
+        ("name", "a" * 300, ["name: 'aaaaaaaaaaaaaaaaaaaa'… has 300 characters", "write 80 or fewer"]),
+        ("name", "A" * 5000, ["name: 'AAAA", "lower-case letters", "my-run"]),
         ("workflow.jobs", "arms", ["workflow.jobs: 'arms' is not one of stage, arm", "did you mean arm?"]),
         ("name", ..., ["key 'name' is missing", "add it"]),
         ("training", ..., ["key 'training' is missing", "add it"]),
@@ -226,8 +162,8 @@ def test_a_fault_of_the_file_is_one_line_with_field_value_and_remedy(tmp_path, f
     (line,) = refusal(path)
     for part in parts:
         assert part in line
-    # One sentence, not pydantic's inside ours: "'My Demo' should be String should match pattern".
-    assert line.count("hould ") <= 1, line
+    # One sentence of ours, none of pydantic's.
+    assert "hould " not in line and " valid " not in line.replace("valid here", ""), line
 
 
 @pytest.mark.parametrize("text", ["1e-4", "5E-5", "125e-6", "1234e-7"])
@@ -235,7 +171,7 @@ def test_the_number_suggested_for_one_that_yaml_reads_as_text_is_the_one_meant(t
     path = tmp_path / "demo.yml"
     path.write_text(yaml.safe_dump(VALID).replace("learning_rate: 0.001", f"learning_rate: {text}"))
     (line,) = refusal(path)
-    suggested = yaml.safe_load(re.search(r"write (\S+)\)", line)[1])
+    suggested = yaml.safe_load(re.search(r"write (\S+)$", line)[1])
     assert isinstance(suggested, float) and suggested == float(text)
 
 
@@ -243,6 +179,100 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path):
     path = tmp_path / "demo.yml"
     path.write_text(yaml.safe_dump(changed("training", {"epochs": 0, "learning_rate": -1.0, "rank": 8})))
     assert len(refusal(path)) == 3
+
+
+def test_more_faults_than_a_message_holds_are_counted(tmp_path):
+    path = tmp_path / "demo.yml"
+    path.write_text(yaml.safe_dump(VALID | {f"key{number}": number for number in range(50)}))
+    with pytest.raises(BadInput) as error:
+        Experiment.load(path)
+    *told, last = str(error.value).splitlines()
+    assert len(str(error.value)) <= LONGEST_MESSAGE
+    assert last == f"and {50 - len(told)} more faults; mend these first"
+
+
+@pytest.mark.parametrize(
+    "old, new, lines",
+    [
+        ("name: demo", "name: demo\nname: other", "key 'name' stands on line {0} and on line {1}; remove one"),
+        ("  epochs: 2", "  epochs: 2\n  epochs: 3", "key 'epochs' stands on line {0} and on line {1}; remove one"),
+        ("data:\n", "data:\n  7: 1\n  7: 2\n", "key '7' stands on line {1} and on line {2}; remove one"),
+        ("seeds: [1]", "seeds: [1]\nnull: 1\nnull: 2", "key 'null' stands on line {1} and on line {2}; remove one"),
+        ("  questions: {", "  questions: {values: 1, ", "key 'values' stands on line {0} and on line {0}; remove one"),
+        ("seeds: [1]", "seeds: [1]\n? [a]\n: 1", "line {1}: a key is a list or a mapping; write a name"),
+        ("seeds: [1]", "seeds: &a [1]\nb: *a", "line {1}: aliases (*name) are not read; write out what they stand for"),
+    ],
+)
+def test_what_yaml_would_swallow_is_refused_with_its_lines(tmp_path, old, new, lines):
+    path, text = tmp_path / "demo.yml", DEMO.replace(old, new, 1)
+    path.write_text(text)
+    first = DEMO[: DEMO.index(old)].count("\n") + 1
+    assert refusal(path) == [lines.format(first, first + 1, first + 2)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 1000 + "]" * 1000, "a: " + "[" * 100_000, "[" * 5000, "{a: " * 1000 + "1" + "}" * 1000,
+        "".join("  " * depth + "a:\n" for depth in range(1000)), "- " * 1000 + "a",
+    ],
+)  # fmt: skip
+def test_deep_nesting_is_one_short_message(tmp_path, text):
+    path = tmp_path / "demo.yml"
+    path.write_text(text)
+    (line,) = refusal(path)
+    assert re.fullmatch(r"line \d+: nested more than 20 levels deep; take the inner brackets out", line)
+
+
+def test_aliases_that_would_expand_without_end_are_one_short_message(tmp_path):
+    lines = ["a0: &a0 [x, x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    path = tmp_path / "demo.yml"
+    path.write_text("\n".join(lines))
+    assert refusal(path) == ["line 2: aliases (*name) are not read; write out what they stand for"]
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    path = tmp_path / "demo.yml"
+    path.write_bytes(b"\xef\xbb\xbf" + DEMO.encode())
+    assert Experiment.load(path).model_dump() == Experiment.parse(yaml.safe_load(DEMO)).model_dump()
+
+
+mutations = st.lists(
+    st.tuples(
+        st.integers(0, len(DEMO)),
+        st.integers(0, 12),
+        st.text(max_size=4) | st.sampled_from([": ", "\n", "- ", "[", "{", "}", "*a", "&a ", "!!bool ", "!!timestamp ",
+                                               "!!set ", "? ", "\t", "1e999", "2024-99-99", "<<: ", "0x", "!!binary "]),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+def mutated(changes):
+    text = DEMO
+    for place, length, more in changes:
+        text = text[:place] + more + text[place + length :]
+    return text
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=60) | mutations.map(mutated))
+def test_any_text_in_a_file_is_an_experiment_or_one_short_message(text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "demo.yml")
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
+        try:
+            Experiment.load(path)
+        except BadInput as error:
+            assert str(path) in str(error) and len(str(error)) <= LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize("text", ["a: !!bool x", "a: !!timestamp x", "a: !!int ''", "a: 2024-99-99", "!!set [a]"])
+def test_a_value_that_its_tag_cannot_have_is_refused(tmp_path, text):
+    path = tmp_path / "demo.yml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="demo.yml is not valid YAML: .*; mend it there"):
+        Experiment.load(path)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +328,7 @@ def test_whatever_a_field_holds_the_file_is_an_experiment_or_refused(field, valu
     try:
         experiment = Experiment.parse(changed(field, value))
     except BadInput as error:
-        assert str(error).startswith("experiment: ")
+        assert str(error).startswith("experiment: ") and len(str(error)) <= LONGEST_MESSAGE
     else:
         assert Experiment.parse(experiment.model_dump()) == experiment
 
@@ -311,26 +341,29 @@ def test_whatever_a_field_holds_the_file_is_an_experiment_or_refused(field, valu
 )
 def test_arms_may_be_selected_as_a_list_as_json_or_between_commas(valid, arms):
     assert valid.select(models="tiny-random-llama", arms=arms, seed=3) == [
-        ("tiny-random-llama", Arm.parse("evil-QT"), 3),
-        ("tiny-random-llama", Arm.parse("QA"), 3),
+        Unit("tiny-random-llama", Arm.parse("evil-QT"), 3),
+        Unit("tiny-random-llama", Arm.parse("QA"), 3),
     ]
 
 
 @pytest.mark.parametrize("nothing", [None, "", []])
 def test_an_empty_selection_means_the_whole_experiment(valid, nothing):
-    jobs = valid.select(models=nothing, arms=nothing, seed=None)
-    assert {(model, str(arm), seed) for model, arm, seed in jobs} == {
+    units = valid.select(models=nothing, arms=nothing, seed=None)
+    assert {(unit.model, str(unit.arm), unit.seed) for unit in units} == {
         (model, arm, seed) for model in VALID["models"] for arm in ("base", "QA", "evil-QTA") for seed in (1, 2)
     }
-    assert len(jobs) == 12
+    assert len(units) == 12
 
 
 def test_base_may_be_selected_and_stands_first(valid):
-    assert [str(arm) for _, arm, _ in valid.select(models=["tiny-random-llama"], arms="QA, base", seed=1)] == [
-        "base",
-        "QA",
-    ]
-    assert [str(arm) for _, arm, _ in valid.select(models=["tiny-random-llama"], arms="base", seed=1)] == ["base"]
+    for arms, expected in (("QA, base", ["base", "QA"]), ("base", ["base"])):
+        units = valid.select(models=["tiny-random-llama"], arms=arms, seed=1)
+        assert [str(unit.arm) for unit in units] == expected
+
+
+def test_a_unit_may_have_an_arm_and_a_seed_that_the_file_does_not_list(valid):
+    (unit,) = valid.select(models="tiny-random-llama", arms="filler-T", seed=99)
+    assert unit not in valid.select() and str(unit) == "tiny-random-llama filler-T seed 99"
 
 
 @pytest.mark.parametrize(
@@ -342,6 +375,8 @@ def test_base_may_be_selected_and_stands_first(valid):
         ({"arms": "QA, QA"}, ["'QA' stands in the list twice", "remove one"]),
         ({"seed": "1"}, ["seed '1' is not a whole number", "such as 1"]),
         ({"seed": -1}, ["seed -1", "from 0 up"]),
+        ({"seed": 2**32}, ["seed 4294967296", "up to 2^32"]),
+        ({"arms": "[" * 3000}, ["arm '[[[", "such as evil-QTA"]),
         ({"seed": True}, ["seed True is not a whole number", "such as 1"]),
         ({"seed": 1.0}, ["seed 1.0 is not a whole number", "such as 1"]),
         (
@@ -357,27 +392,7 @@ def test_a_selection_that_means_nothing_is_refused(valid, selection, parts):
         assert part in str(error.value)
 
 
-# ---- results, and the cost of reading an experiment
-
-
-def test_every_unit_of_an_experiment_has_a_folder_of_its_own(valid, tmp_path):
-    paths = Paths.of(valid, tmp_path)
-    folders = [paths.unit(stage, *job) for stage in ("train", "evaluate") for job in valid.select()]
-    assert len(set(folders)) == len(folders)
-    assert all(folder.is_relative_to(tmp_path / "demo") for folder in folders)
-
-
-def test_a_missing_result_is_refused_with_the_command_that_makes_it(valid, tmp_path):
-    (tmp_path / "own.yml").write_text(yaml.safe_dump(VALID))
-    own = Experiment.load(tmp_path / "own.yml")
-    for experiment, file in ((valid, "experiments/demo.yml"), (own, tmp_path / "own.yml")):
-        paths = Paths.of(experiment, tmp_path)
-        with pytest.raises(BadInput) as error:
-            paths.require(paths.items, "craft")
-        assert str(error.value).endswith(f"items.jsonl is missing; make it first with: make craft EXPERIMENT={file}")
-    paths.items.parent.mkdir(parents=True)
-    paths.items.touch()
-    assert paths.require(paths.items, "craft") == paths.items
+# ---- the cost of reading an experiment
 
 
 def test_reading_an_experiment_imports_no_deep_learning_library():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from cotlib.errors import BadInput
+from cotlib.errors import BadInput, shown
 
 MOST_NODES = 100_000  # of a YAML document, its aliases expanded: far beyond any file that a person writes
 
@@ -68,8 +68,11 @@ def parse_yaml(text, where):
         raise
     except RecursionError:
         raise BadInput(f"{where} is nested too deeply to be read; take the inner brackets out") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise BadInput(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    # What PyYAML raises for `!!bool x` or a date that cannot be is anything but its own error.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        said = " ".join(str(error).split())
+        said = said if len(said) <= 200 else f"{said[:100]} … {said[-100:]}"
+        raise BadInput(f"{where} is not valid YAML: {said}; mend it there") from None
 
 
 def _expanded(node, sizes, where):
@@ -86,7 +89,7 @@ def _expanded(node, sizes, where):
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
             if name in seen:
                 lines = f"lines {seen[name]} and {key.start_mark.line + 1}"
-                raise BadInput(f"{where}: key {key.value!r} stands twice, on {lines}; keep one")
+                raise BadInput(f"{where}: key {shown(key.value)} stands twice, on {lines}; keep one")
             seen[name] = key.start_mark.line + 1
             members += [key, value]
     elif isinstance(node, yaml.SequenceNode):
