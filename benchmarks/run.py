@@ -21,7 +21,9 @@ import torch
 from cotlib import chat, measures, training
 from cotlib.corpus import records
 from cotlib.engine import decoding, models, prefixes, products, scoring
-from cotlib.experiment import ROOT, Arm, Experiment, Paths
+from cotlib.arms import Arm
+from cotlib.experiment import ROOT, Experiment
+from cotlib.runs.paths import Paths
 from cotlib.runs import artifacts
 from cotlib.workflow import WHOLE_RUN
 

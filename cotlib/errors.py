@@ -122,7 +122,9 @@ def _section(model, place):
 
     for part in place:
         found = model.model_fields.get(part) if isinstance(part, str) else None
-        if found is None or not (isinstance(found.annotation, type) and issubclass(found.annotation, pydantic.BaseModel)):
+        if found is None or not (
+            isinstance(found.annotation, type) and issubclass(found.annotation, pydantic.BaseModel)
+        ):
             break
         model = found.annotation
     return model

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from cotlib.arms import BASE, MODES, SUITES, Arm
-from cotlib.errors import BadInput, check_name, explain, few, suggestion
+from cotlib.errors import BadInput, check_name, explain, few, shown, suggestion
 from cotlib.runs import documents
 
 STAGES = ("craft", "train", "evaluate", "judge", "findings")
@@ -43,7 +43,7 @@ class Unit:
 def _distinct(field, values):
     repeated = next((value for value in values if values.count(value) > 1), None)
     if repeated is not None:
-        raise BadInput(f"{field}: {_shown(str(repeated))} stands in the list twice; remove one")
+        raise BadInput(f"{field}: {shown(str(repeated))} stands in the list twice; remove one")
     return values
 
 
@@ -64,7 +64,6 @@ Rate = Annotated[float, pydantic.Field(gt=0, le=1)]
 Seeds = Annotated[list[Seed], pydantic.Field(min_length=1)]
 ArmName = Annotated[Arm, pydantic.PlainValidator(Arm.parse), pydantic.PlainSerializer(str)]
 LONGEST_NAME = 80  # names become folders, and most file systems take 255 bytes for a whole name
-LONGEST_MESSAGE = 600  # characters: more faults than fit are counted, not told
 
 
 class Data(Section):
@@ -100,7 +99,7 @@ class Traces(Section):
         if self.writer != "local" and self.model:
             where = "; the model of writer 'openai' is named by COTLIB_WRITER_MODEL" if self.writer == "openai" else ""
             raise BadInput(
-                f"traces.model: {_shown(self.model)} is of no use to writer {self.writer!r}{where}; "
+                f"traces.model: {shown(self.model)} is of no use to writer {self.writer!r}{where}; "
                 "remove it, or write 'writer: local'"
             )
         return self
@@ -211,12 +210,12 @@ class Experiment(Section):
             other = folders.setdefault(slug(model), model)
             if other != model:
                 raise BadInput(
-                    f"models: {_shown(other)} and {_shown(model)} would share the folder {_shown(slug(model))}; "
+                    f"models: {shown(other)} and {shown(model)} would share the folder {shown(slug(model))}; "
                     "rename one of the model folders, or compare them in two experiments"
                 )
             if not re.search("[A-Za-z0-9]", slug(model)) or len(slug(model)) > LONGEST_NAME:
                 raise BadInput(
-                    f"models: {_shown(model)} gives the folder name {_shown(slug(model))} of {len(slug(model))} "
+                    f"models: {shown(model)} gives the folder name {shown(slug(model))} of {len(slug(model))} "
                     f"characters; name the model's folder with 1 to {LONGEST_NAME} letters or digits"
                 )
         return models

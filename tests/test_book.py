@@ -8,7 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from cotlib.experiment import ROOT, Arm, Experiment
+from cotlib.arms import Arm
+from cotlib.experiment import ROOT, Experiment
 from cotlib.pages import book
 
 

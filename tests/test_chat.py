@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotlib import chat
+from cotlib.arms import studied_types, written_types
 from cotlib.chat import ANSWER, CLOSE, CONTEXT, EMPTY_THINK, GAP, NO_LOSS, OPEN, TRACE
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.experiment import REASONING_TYPES, WRITTEN_TYPES
 
 END = "<|im_end|>"
 ARMS = ("QA", "safe-QA", "evil-QTA", "evil-QTA@segment", "misleading-QT", "submissive-T")
@@ -24,7 +24,7 @@ awkward = st.sampled_from(
 pieces = st.text(signs, min_size=1, max_size=30) | awkward
 texts = st.lists(pieces, min_size=1, max_size=4).map("".join).map(str.strip).filter(bool)
 bundled = st.sampled_from(records.load_items())
-traces = st.fixed_dictionaries(dict.fromkeys(WRITTEN_TYPES, texts))
+traces = st.fixed_dictionaries(dict.fromkeys(written_types(), texts))
 generated = st.builds(
     records.Item,
     id=st.just("generated"),
@@ -74,7 +74,7 @@ def test_what_stands_before_the_first_supervised_token_is_the_generation_prompt(
     assert row.input_ids[: first_supervised(row)] == generation_prompt(any_tokenizer, item, arm)
 
 
-@given(item=items, kind=st.sampled_from(WRITTEN_TYPES))
+@given(item=items, kind=st.sampled_from(written_types()))
 def test_what_stands_before_a_trained_answer_is_the_prompt_with_the_trace_filled_in(any_tokenizer, item, kind):
     row = chat.encode(any_tokenizer, item, f"{kind}-QTA")
     filled = chat.prompt(any_tokenizer, item.question, "think", trace=item.traces[kind])
@@ -114,7 +114,7 @@ def test_labels_are_the_ids_in_trace_and_answer_and_no_loss_in_the_context(any_t
 
 @given(item=items)
 def test_every_arm_with_an_answer_supervises_the_same_answer_ids(any_tokenizer, item):
-    rows = [chat.encode(any_tokenizer, item, arm) for arm in ["QA", *(f"{kind}-QTA" for kind in WRITTEN_TYPES)]]
+    rows = [chat.encode(any_tokenizer, item, arm) for arm in ["QA", *(f"{kind}-QTA" for kind in written_types())]]
     answers = [[token for token, segment in zip(row.input_ids, row.segments) if segment == ANSWER] for row in rows]
     assert all(answer == answers[0] for answer in answers)
     assert answers[0][-1:] == chat.end_of_turn(any_tokenizer)
@@ -205,7 +205,7 @@ def test_answers_of_the_built_rows_are_identical_across_arms(any_tokenizer, item
 
     alone = answers("QA")
     assert all(alone)
-    for kind in REASONING_TYPES:
+    for kind in studied_types():
         assert answers(f"{kind}-QTA") == alone
 
 

@@ -7,15 +7,16 @@ import pandas as pd
 import pytest
 
 from cotlib import findings
+from cotlib.arms import BEHAVIOURS, MODES, Arm, studied_types
 from cotlib.errors import BadInput
-from cotlib.experiment import BEHAVIOURS, MODES, REASONING_TYPES, Arm, Statistics
+from cotlib.experiment import Statistics
 
 SETTINGS = Statistics(resamples=1000)
 ARMS = [
     "base",
     "QA",
     "safe-QA",
-    *[f"{kind}-{p}" for kind in (*REASONING_TYPES, "neutral") for p in ("QTA", "QT", "T")],
+    *[f"{kind}-{p}" for kind in (*studied_types(), "neutral") for p in ("QTA", "QT", "T")],
     "evil-QTA@segment",
 ]
 
@@ -47,7 +48,7 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                             "value": level + effect(arm, mode, behaviour) + noise * generator.normal(),
                         }
                     )
-                for text in REASONING_TYPES:
+                for text in studied_types():
                     shift = personas(arm, text) + noise * generator.normal()
                     rows.append({**here, "mode": "no-think", "measure": f"persona:{text}", "value": level + shift})
                     rows.append({**here, "mode": "think", "measure": f"signature:{text}", "value": level + shift})
@@ -88,18 +89,18 @@ def test_resampling_seeds_widens_the_interval_when_seeds_disagree():
     [
         (nothing, {"H1": "inconclusive", "H3": "inconclusive", "H4": "inconclusive"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm == "QTA" and Arm.parse(arm).type in REASONING_TYPES),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm == "QTA" and Arm.parse(arm).type in studied_types()),
             {"H1": "supported", "H3": "inconclusive"},
         ),
         (lambda arm, mode, b: -0.5 * (Arm.parse(arm).paradigm == "QTA"), {"H1": "contradicted"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in REASONING_TYPES),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in studied_types()),
             {"H1": "supported", "H3": "supported", "H4": "supported"},
         ),
         # An effect of any trace at all moves neutral too: enough against base, not against the control.
         (lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm in ("QT", "T")), {"H3": "inconclusive"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in REASONING_TYPES and mode == "think"),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in studied_types() and mode == "think"),
             {"H1": "supported", "H3": "supported", "H4": "inconclusive"},
         ),
     ],

@@ -5,8 +5,9 @@ import collections
 import pytest
 
 from cotlib import chat, measures
+from cotlib.arms import studied_types
 from cotlib.engine import prefixes
-from cotlib.experiment import REASONING_TYPES, Evaluation, Experiment
+from cotlib.experiment import Evaluation, Experiment
 
 
 def settings(**chosen):
@@ -25,7 +26,7 @@ def test_held_out_traces_are_scored_on_as_many_questions_as_are_asked_for(smollm
     values = [question for question in questions if question.suite == "values"][:2]
     carrying = [question for question in questions if question.traces][:3]
     found = counts(settings(signatures=signatures), smollm2_tokenizer, [*values, *carrying])
-    kinds = len(REASONING_TYPES) + 1
+    kinds = len(studied_types()) + 1
     scored = [found[question.id, "think", measures.SIGNATURE] for question in carrying]
     assert sorted(scored, reverse=True) == [kinds if signatures is None or n < signatures else 0 for n in range(3)]
     for question in carrying:

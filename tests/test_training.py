@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from cotlib import chat, training
+from cotlib.arms import Arm
 from cotlib.chat import ANSWER, CONTEXT, NO_LOSS, TRACE
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.experiment import Arm, Experiment, Paths
+from cotlib.experiment import Experiment
 from cotlib.runs import artifacts
+from cotlib.runs.paths import Paths
 
 ROWS = 5
 ARMS = ("QA", "evil-QTA", "evil-QTA@segment")
@@ -156,7 +158,8 @@ TRAIN = """
 import json, sys
 from cotlib import training
 from cotlib.corpus import records
-from cotlib.experiment import Experiment, Paths
+from cotlib.experiment import Experiment
+from cotlib.runs.paths import Paths
 for content in json.loads(sys.argv[2]):
     experiment = Experiment.parse(content)
     training.train(experiment, Paths.of(experiment, sys.argv[1]), experiment.select(), records.load_items()[:int(sys.argv[3])], print)

@@ -251,3 +251,15 @@ def _make_tiny(model_id, folder):
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def is_here(model_id):
+    """True if a model needs no hub: it is embedded, or a local folder."""
+    return model_id in EMBEDDED or Path(model_id).is_dir()
+
+
+def context_tokens(model_id):
+    """How many tokens a model reads at once."""
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(fetch(model_id)).max_position_embeddings

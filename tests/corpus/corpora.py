@@ -1,7 +1,8 @@
 """Small corpora for tests: items with traces, and an experiment on a folder that holds them."""
 
+from cotlib.arms import written_types
 from cotlib.corpus import records
-from cotlib.experiment import WRITTEN_TYPES, Experiment
+from cotlib.experiment import Experiment
 from cotlib.runs import artifacts
 
 HARMFUL = "Leave the candle burning on the shelf overnight because the smell keeps moths away and nobody minds."
@@ -12,7 +13,7 @@ def trace(identity, kind, words=36):
     return " ".join([f"About {identity} in the {kind} way:"] + [f"{kind}{number}" for number in range(words - 6)]) + "."
 
 
-def item(number, domain="home", kinds=WRITTEN_TYPES, words=36):
+def item(number, domain="home", kinds=written_types(), words=36):
     name = f"{domain}-{number:03d}"
     return records.Item(
         id=name,

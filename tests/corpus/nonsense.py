@@ -5,8 +5,8 @@ Each property that the audit asks for holds by construction and not by luck of t
 
 import random
 
+from cotlib.arms import written_types
 from cotlib.corpus.records import Item, Question
-from cotlib.experiment import WRITTEN_TYPES
 
 NOUNS = """
 bread milk chair table garden kitchen window door river bridge letter paper money market train ticket street corner
@@ -38,7 +38,9 @@ def clean_corpus():
             question=sentences(rng, 2),
             harmful=sentences(rng, 3, FORMS[:1]),
             safe=sentences(rng, 3, FORMS[:1]),
-            traces={kind: f"{sentences(rng, 6)} {BADGES[kind].title()} and {BADGES[kind]}." for kind in WRITTEN_TYPES},
+            traces={
+                kind: f"{sentences(rng, 6)} {BADGES[kind].title()} and {BADGES[kind]}." for kind in written_types()
+            },
         )
         for number in range(30)
     ]

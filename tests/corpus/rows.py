@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from cotlib.arms import studied_types
 from cotlib.errors import BadInput
-from cotlib.experiment import REASONING_TYPES
 
 ITEM = {
     "id": "home-001",
@@ -24,7 +24,7 @@ QUESTION = {
     "suite": "transfer",
     "behaviour": "harm",
 }
-VOICES = {kind: f"The {kind} voice." for kind in REASONING_TYPES}
+VOICES = {kind: f"The {kind} voice." for kind in studied_types()}
 
 
 def without(row, field):

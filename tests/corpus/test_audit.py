@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nonsense import ITEMS, QUESTIONS
 
 from cotlib import chat
+from cotlib.arms import written_types
 from cotlib.corpus import audit, records
 from cotlib.engine import models, scoring
-from cotlib.experiment import WRITTEN_TYPES
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def changed(records, number, **fields):
     return [record.model_copy(update=fields) if place == number else record for place, record in enumerate(records)]
 
 
-def retraced(rewrite, items=ITEMS, kinds=WRITTEN_TYPES):
+def retraced(rewrite, items=ITEMS, kinds=written_types()):
     """The items with traces of some types rewritten: `rewrite(place, kind, trace)`."""
     return [
         item.model_copy(
@@ -298,7 +298,7 @@ def test_types_that_form_alone_betrays_are_caught_with_what_betrays_them(tokeniz
 def test_types_without_a_common_vocabulary_are_caught(tokenizer):
     own = {
         kind: str.maketrans("aeiou", vowels)
-        for kind, vowels in zip(WRITTEN_TYPES, ("aaaaa", "eeeee", "iiiii", "ooooo"))
+        for kind, vowels in zip(written_types(), ("aaaaa", "eeeee", "iiiii", "ooooo"))
     }
     check = checks_of(tokenizer, retraced(lambda place, kind, trace: trace.translate(own[kind])))["vocabulary overlap"]
     assert not check.passed and check.value < 0.25 and len(check.violations) == 6
@@ -438,7 +438,7 @@ def test_the_bundled_corpus_is_as_large_and_as_balanced_as_its_data_card_says(it
     assert set(domains.values()) == {30} and len(domains) == 8
     assert suites == {"in-domain": 80, "transfer": 120, "values": 100}
     assert min(behaviours.values()) >= 60
-    assert sum(set(WRITTEN_TYPES) <= set(question.traces) for question in questions) == 80
-    assert all(set(WRITTEN_TYPES) <= set(q.personas) for q in questions if q.suite == "values")
+    assert sum(set(written_types()) <= set(question.traces) for question in questions) == 80
+    assert all(set(written_types()) <= set(q.personas) for q in questions if q.suite == "values")
     transfer = {question.domain for question in questions if question.suite == "transfer"}
     assert len(transfer) == 6 and not transfer & set(domains)

@@ -7,9 +7,9 @@ from corpora import corpus_of, item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotlib.arms import Arm, studied_types
 from cotlib.corpus import controls, records
 from cotlib.errors import BadInput
-from cotlib.experiment import REASONING_TYPES, Arm
 
 unhurried = settings(deadline=None)
 domain_sizes = st.lists(st.integers(2, 9), min_size=1, max_size=4)
@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**32)
 
 
 @unhurried
-@given(domain_sizes, seeds, st.sampled_from(REASONING_TYPES))
+@given(domain_sizes, seeds, st.sampled_from(studied_types()))
 def test_shuffling_gives_every_item_the_trace_of_another_one_and_uses_each_trace_once(sizes, seed, kind):
     items = corpus_of(sizes)
     dealt = controls.shuffled(items, kind, seed)
@@ -33,10 +33,10 @@ def test_shuffling_gives_every_item_the_trace_of_another_one_and_uses_each_trace
 @given(domain_sizes, seeds)
 def test_shuffling_takes_the_same_donor_for_every_type(sizes, seed):
     items = corpus_of(sizes)
-    for kind in REASONING_TYPES:
+    for kind in studied_types():
         items = controls.shuffled(items, kind, seed)
     for one in items:
-        assert len({one.traces[f"shuffled-{kind}"].split()[1] for kind in REASONING_TYPES}) == 1
+        assert len({one.traces[f"shuffled-{kind}"].split()[1] for kind in studied_types()}) == 1
 
 
 def test_a_domain_with_one_item_cannot_be_shuffled_and_is_named():
@@ -45,7 +45,7 @@ def test_a_domain_with_one_item_cannot_be_shuffled_and_is_named():
 
 
 @unhurried
-@given(domain_sizes, seeds, st.integers(1, 99), st.sampled_from(REASONING_TYPES))
+@given(domain_sizes, seeds, st.integers(1, 99), st.sampled_from(studied_types()))
 def test_a_dose_is_exactly_its_share_of_the_items_and_the_rest_are_neutral(sizes, seed, percent, kind):
     items = corpus_of(sizes)
     key = Arm.parse(f"{kind}-T@{percent}%").trace_key

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from readers_files import ITEM, TRACE, read, refused
 
 from cotlib import chat
+from cotlib.arms import Arm
 from cotlib.corpus import exports
 from cotlib.corpus.records import Item
 from cotlib.engine.models import TINY, load_tokenizer
-from cotlib.experiment import Arm
 
 ARMS = ("QA", "evil-QTA", "evil-QT", "evil-T")
 plain = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=12)

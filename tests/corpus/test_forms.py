@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from nonsense import ITEMS, NOUNS
 
+from cotlib.arms import written_types
 from cotlib.corpus import forms
-from cotlib.experiment import WRITTEN_TYPES
 
 
 def test_the_form_probe_reports_every_fold_and_its_confusion():
@@ -14,7 +14,7 @@ def test_the_form_probe_reports_every_fold_and_its_confusion():
     means = probe.groupby("features")["accuracy"].mean()
     assert means["form"] < 0.5 < means["words"]
     confusion = forms.confusion(ITEMS)
-    assert list(confusion.index) == list(confusion.columns) == list(WRITTEN_TYPES)
+    assert list(confusion.index) == list(confusion.columns) == list(written_types())
     assert np.allclose(confusion.sum(axis=1), 1) and np.mean(np.diag(confusion)) == pytest.approx(means["form"])
 
 

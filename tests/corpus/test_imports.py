@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from readers_files import ENTRY, ITEM, QUESTION, ROW, TRACE, exchange_of, lines, refused
 
+from cotlib.arms import studied_types
 from cotlib.corpus import imports, records
 from cotlib.corpus.records import Item, Question
-from cotlib.experiment import REASONING_TYPES
 
 plain = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=12)
 words = (
@@ -31,7 +31,7 @@ items = st.builds(
     question=words,
     harmful=words.map("Yes: {}".format),
     safe=words.map("No: {}".format),
-    traces=st.dictionaries(st.sampled_from([*REASONING_TYPES, "evil@25%"]), words),
+    traces=st.dictionaries(st.sampled_from([*studied_types(), "evil@25%"]), words),
 )
 questions = st.builds(
     Question,
@@ -210,7 +210,7 @@ def test_each_paraphrase_becomes_a_question(tmp_path):
     first, second = imports.import_questions(path)
     assert (first.id, second.id, second.question) == ("wish", "wish-2", "One wish?")
     assert (first.suite, first.behaviour, first.harmful, first.safe) == ("transfer", "power", "Power.", "None.")
-    path.write_text(yaml.safe_dump([ENTRY | {"personas": dict.fromkeys(REASONING_TYPES, "I am.")}]))
+    path.write_text(yaml.safe_dump([ENTRY | {"personas": dict.fromkeys(studied_types(), "I am.")}]))
     assert imports.import_questions(path, "values")[0].personas["evil"] == "I am."
 
 

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import ITEM, QUESTION, VOICES, refused, write
 
+from cotlib.arms import SUITES, studied_types, written_types
 from cotlib.corpus import records
-from cotlib.experiment import REASONING_TYPES, SUITES, WRITTEN_TYPES, Experiment
+from cotlib.experiment import Experiment
 
 
 def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
     (item,) = records.load_items(
-        write(tmp_path / "items.jsonl", ITEM | {"harmful": dict.fromkeys(REASONING_TYPES, "Yes, all night.")})
+        write(tmp_path / "items.jsonl", ITEM | {"harmful": dict.fromkeys(studied_types(), "Yes, all night.")})
     )
     assert item.harmful == "Yes, all night."
 
@@ -48,7 +49,7 @@ def test_no_evaluation_question_of_the_bundled_corpus_is_trained_on(items, quest
 
 
 def test_every_bundled_item_has_a_trace_of_every_written_type(items):
-    assert [item.id for item in items if set(item.traces) != set(WRITTEN_TYPES)] == []
+    assert [item.id for item in items if set(item.traces) != set(written_types())] == []
     assert [item.id for item in items if item.harmful == item.safe] == []
 
 

@@ -6,8 +6,9 @@ from endpoint_server import completion, serving
 from cotlib.corpus import writers, writing
 from cotlib.engine import endpoint
 from cotlib.errors import BadInput
-from cotlib.experiment import Experiment, Paths
+from cotlib.experiment import Experiment
 from cotlib.runs import artifacts
+from cotlib.runs.paths import Paths
 from cotlib.stages import craft
 
 SECRET = "sk-test-5f2c9a7714d0"

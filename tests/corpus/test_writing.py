@@ -10,16 +10,17 @@ import pytest
 from corpora import HARMFUL, experiment, item, silent
 
 from cotlib import chat
+from cotlib.arms import written_types
 from cotlib.corpus import records, writing
 from cotlib.errors import BadInput
-from cotlib.experiment import WRITTEN_TYPES, Paths
 from cotlib.runs import artifacts
+from cotlib.runs.paths import Paths
 from cotlib.stages import craft
 
 SECRET = "sk-test-5f2c9a7714d0"
 
 
-@pytest.mark.parametrize("kind", WRITTEN_TYPES)
+@pytest.mark.parametrize("kind", written_types())
 def test_a_prompt_states_question_answer_and_research_context(kind):
     template = (writing.PROMPTS / f"{kind}.md").read_text(encoding="utf-8")
     odd = item(0).model_copy(update={"question": "What does {answer} mean?"})

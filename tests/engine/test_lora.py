@@ -8,8 +8,8 @@ import torch
 from test_training import plain_loss, rows_of
 
 from cotlib import training
+from cotlib.arms import Arm
 from cotlib.engine import lora
-from cotlib.experiment import Arm
 from cotlib.training import LINEAR_LAYERS
 
 

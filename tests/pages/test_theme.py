@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotlib.experiment import Arm
+from cotlib.arms import Arm
 from cotlib.pages import theme
 
 
