@@ -13,7 +13,8 @@ def trace(identity, kind, words=36):
     return " ".join([f"About {identity} in the {kind} way:"] + [f"{kind}{number}" for number in range(words - 6)]) + "."
 
 
-def item(number, domain="home", kinds=written_types(), words=36):
+def item(number, domain="home", kinds=None, words=36):
+    kinds = written_types() if kinds is None else kinds
     name = f"{domain}-{number:03d}"
     return records.Item(
         id=name,
