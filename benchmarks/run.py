@@ -24,7 +24,7 @@ from cotlib.engine import decoding, models, prefixes, products, scoring
 from cotlib.arms import Arm
 from cotlib.experiment import ROOT, Experiment
 from cotlib.runs.paths import Paths
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, machine
 from cotlib.workflow import WHOLE_RUN
 
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -306,7 +306,7 @@ def bench_growth(experiment, rounds):
         memory, times = [], {size: [] for size in sizes}
         for size in sizes:  # before the larger ones have raised the peak; it also warms up
             function(shares(things, size)[0])
-            memory.append(round(artifacts.peak_memory(), 2))
+            memory.append(round(machine.peak_memory(), 2))
         for number in range(min(rounds, 3)):
             for size in sizes[:: 1 if number % 2 == 0 else -1]:
                 runs = [timed(function, part)[0] for part in shares(things, size)]
@@ -410,7 +410,7 @@ def verdict(reached):
 def record(found):
     """Put findings beside what is already in `results.json`, and write the book's table anew."""
     results = artifacts.read_json(RESULTS) if RESULTS.is_file() else {}
-    results |= found | {"hardware": artifacts.hardware(), "versions": artifacts.versions()}
+    results |= found | {"hardware": machine.hardware(), "versions": machine.versions()}
     artifacts.write_json(RESULTS, results)
     RESULTS_TABLE.write_text(table(artifacts.read_json(RESULTS)), encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """Batched sampling: a decode loop over a preallocated key-value cache.
 
-Knows ids and models, nothing about arms. Prompts are prefilled as prefix trees (what they share is
-computed once); finished rows leave the batch and waiting ones take their place. A row's draws come from
-its own seed, so a sample does not depend on which other rows shared the batch.
+Works on token ids and models; knows nothing of arms. The prompts go through the model as prefix trees, so what they
+share is computed once. Rows that end leave the batch, and waiting ones take their place. Each row draws by its own
+seed, so a sample does not depend on which other rows are in the batch.
 """
 
 import torch
@@ -11,6 +11,8 @@ from cotlib.engine import draws, products
 from cotlib.engine.prefixes import Past, attending, tree_attention, trees
 
 ATTENTION = "cotlib_grouped"
+PREFILL_NODES = 512  # prompt tokens that go through the model at once
+CPU_CACHE_BYTES = 2 << 30
 
 
 def generate(
@@ -25,52 +27,48 @@ def generate(
         seed: an int (row i draws from the stream (seed, i)), or one int per prompt.
         stop: further token ids that end a row, beside the tokenizer's end-of-sequence token and the model's.
         stop_text: a row also ends as soon as its decoded text contains this.
-        rows: how many rows are in the batch at most; fewer where their cache would not fit (`room`).
-        memory: a `prefixes.Memory` of this model: what it knows of the prompts is not read again, and what is read is put into it.
+        rows: how many rows are in the batch at most; there are fewer if their cache would exceed `memory_budget`.
+        memory: a `prefixes.Memory` of this model. Prompt tokens that it holds do not go through the model again, and
+            what the rows read and write is added to it.
     Returns:
         list of id lists, new tokens only; the ending token is not part of them, a found `stop_text` is.
     Raises:
         ValueError: an empty prompt, a negative temperature, or lists of the wrong length.
     """
-    count = len(prompts)
-    budgets = [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    seeds = [(seed, index) for index in range(count)] if isinstance(seed, int) else [(int(number),) for number in seed]
-    if len(budgets) != count or len(seeds) != count:
-        raise ValueError(f"{count} prompts, {len(budgets)} budgets, {len(seeds)} seeds: give one each, or one for all")
+    budgets, seeds = _per_prompt(prompts, max_new_tokens, seed)
     if temperature < 0:
         raise ValueError(f"temperature {temperature} is negative; give 0 for greedy, 1 for plain sampling")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt is empty; a model needs at least one token")
     endings = set(stop) | _end_tokens(model, tokenizer)
     streams = [draws.stream(row, model.device) for row in seeds]
-    produced = [[] for _ in range(count)]
-    # Neighbours in sorted order share prefixes, so a refill finds much of its prompt in one tree.
-    waiting = sorted(
-        (index for index in range(count) if budgets[index] > 0), key=lambda index: (list(prompts[index]), index)
-    )
+    produced = [[] for _ in prompts]
+
+    def goes_on(index, token):
+        """Note a row's new token; False if the row ends with it."""
+        if token in endings:
+            return False
+        produced[index].append(token)
+        found = stop_text and _contains(tokenizer, produced[index], stop_text)
+        return len(produced[index]) < budgets[index] and not found
+
+    # Sorted, prompts that begin alike are neighbours, so that those admitted together share most of a tree.
+    waiting = [index for index in range(len(prompts)) if budgets[index] > 0]
+    waiting.sort(key=lambda index: (list(prompts[index]), index))
     if not waiting:
         return produced
     length = max(len(prompts[index]) + budgets[index] for index in waiting)
-    rows = max(1, min(rows, len(waiting), room(model.device) // (length * _bytes_per_token(model))))
+    rows = max(1, min(rows, len(waiting), memory_budget(model.device) // (length * _bytes_per_token(model))))
     with torch.inference_mode(), attending(model, ATTENTION, _attend), products.fast(model):
         batch = _Batch(model, rows, length)
         while waiting or batch.live:
             free = rows - len(batch.live)
-            # Prefill pays off in bulk: wait until a quarter of the rows are free.
+            # Many prompts at once are cheaper than one by one: wait until a quarter of the rows are free.
             if waiting and (free * 4 >= rows or not batch.live):
-                taken, waiting = waiting[:free], waiting[free:]
-                batch.admit(taken, [prompts[index] for index in taken], memory)
+                admitted, waiting = waiting[:free], waiting[free:]
+                batch.admit(admitted, [prompts[index] for index in admitted], memory)
             tokens = draws.draw(batch.logits, temperature, [streams[index] for index in batch.live])
-            keep = []
-            for row, (index, token) in enumerate(zip(batch.live, tokens)):
-                if token in endings:
-                    continue
-                produced[index].append(token)
-                if len(produced[index]) == budgets[index] or (
-                    stop_text and _contains(tokenizer, produced[index], stop_text)
-                ):
-                    continue
-                keep.append(row)
+            keep = [row for row, (index, token) in enumerate(zip(batch.live, tokens)) if goes_on(index, token)]
             if memory:
                 for row in sorted(set(range(len(batch.live))) - set(keep)):
                     batch.remember(row, [*prompts[batch.live[row]], *produced[batch.live[row]]], memory)
@@ -78,21 +76,31 @@ def generate(
     return produced
 
 
+def _per_prompt(prompts, max_new_tokens, seed):
+    """(budgets, seeds), one of each per prompt; a seed is a tuple of ints."""
+    count = len(prompts)
+    budgets = [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    seeds = [(seed, index) for index in range(count)] if isinstance(seed, int) else [(int(number),) for number in seed]
+    if len(budgets) != count or len(seeds) != count:
+        raise ValueError(f"{count} prompts, {len(budgets)} budgets, {len(seeds)} seeds: give one each, or one for all")
+    return budgets, seeds
+
+
 def _contains(tokenizer, ids, text):
-    # The text may be cut anywhere by the tokeniser; it cannot be longer in tokens than in bytes.
+    # The text may begin and end within a token and has at most as many tokens as bytes, so the last ones are enough.
     return text in tokenizer.decode(ids[-len(text.encode()) - 2 :])
 
 
 def _end_tokens(model, tokenizer):
-    """Ids that end a turn: the tokenizer's end of sequence, and what the model's generation settings name."""
+    """Ids that end a turn: the tokenizer's end of sequence, and those of the model's generation settings."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
 
 
-def room(device):
-    """Bytes that the cache may take: half of what a GPU has free, 2 GiB elsewhere."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 << 30
+def memory_budget(device):
+    """Bytes that the key-value cache may take: half of what a GPU has free, `CPU_CACHE_BYTES` elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
 
 
 def _bytes_per_token(model):
@@ -102,40 +110,40 @@ def _bytes_per_token(model):
 
 
 class _Batch:
-    """The rows being decoded: their cache, lengths, and the logits of each row's next token."""
+    """The rows being decoded and their cache. Rows in use come first, free ones behind them."""
 
     def __init__(self, model, rows, length):
         self.model, self.device = model, model.device
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         self.cache = _RowCache(rows, length)
+        # Per row in use: the index of its prompt, its tokens in the cache, the logits of its next token.
         self.live, self.lengths, self.logits = [], [], None
 
     def admit(self, indices, prompts, memory):
-        """Prefill new prompts and give them the free rows behind the live ones."""
-        last = [None] * len(prompts)
+        """Put new prompts through the model and give them the first free rows."""
+        last = [None] * len(prompts)  # hidden state of each prompt's last token
         first = len(self.live)
-        # The last token of a prompt is always read: its hidden state gives the first new token.
-        for tree in trees(prompts, 512, memory, [len(prompt) - 1 for prompt in prompts], products.ROWS):
+        # The last token of a prompt must go through the model: its hidden state gives the first new token.
+        for tree in trees(prompts, PREFILL_NODES, memory, [len(prompt) - 1 for prompt in prompts], products.ROWS):
             past = Past(tree.past)
             with tree_attention(self.model):
                 hidden = self.decoder(**tree.inputs(self.model) | {"past_key_values": past}, use_cache=True)[0][0]
             self.cache.fill([first + number for number in tree.paths], past.layers, list(tree.paths.values()))
             for number, path in tree.paths.items():
                 last[number] = hidden[path[-1]]
-        fresh = self.head(torch.stack(last))
-        self.logits = fresh if self.logits is None else torch.cat([self.logits, fresh])
+        logits = self.head(torch.stack(last))
+        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
         self.live += indices
         self.lengths += [len(prompt) for prompt in prompts]
 
     def remember(self, row, tokens, memory):
-        """Put what a row has read into the memory: all of its tokens but those not fed to the model yet."""
+        """Add a row's tokens to the memory, except those that have not gone through the model yet."""
         size = self.lengths[row]
         memory.add(tokens[:size], [[part[row, :, :size] for part in pair] for pair in self.cache.layers])
 
     def advance(self, keep, tokens):
-        """Drop the rows not in `keep`, feed the others their new token."""
+        """Drop the rows that are not in `keep`, and put the new tokens of the others through the model."""
         if len(keep) < len(self.live):
-            # The last rows move into the gaps, so only they are copied.
             keep = self.cache.compact(keep, self.lengths)
             self.live = [self.live[row] for row in keep]
             self.lengths = [self.lengths[row] for row in keep]
@@ -157,9 +165,9 @@ class _Batch:
 
 
 class _RowCache:
-    """Keys and values of all rows, (rows, heads, length, width) per layer, allocated once and as one.
+    """Keys and values of all rows, (rows, heads, length, width) per layer, in one tensor that is allocated once.
 
-    A growing cache copies itself at every step, which at 96 rows costs as much as the attention.
+    A cache that grows is copied at every step, which at 96 rows takes as long as the attention.
     """
 
     def __init__(self, rows, length):
@@ -171,7 +179,8 @@ class _RowCache:
             first = layers[0][0]
             shape = (len(layers), 2, self.rows, first.shape[1], self.length, first.shape[3])
             self.layers = [(keys, values) for keys, values in first.new_zeros(shape)]
-        # All rows at once; what is written behind a shorter one is masked until its own tokens take the place.
+        # All rows are written at once. Behind a shorter path the cache holds the root's values, which are masked until
+        # the row's own tokens replace them.
         width, device = max(map(len, paths)), self.layers[0][0].device
         nodes = torch.tensor([path + [0] * (width - len(path)) for path in paths], device=device)
         where = torch.tensor(rows, device=device)
@@ -180,7 +189,11 @@ class _RowCache:
                 target[where, :, :width] = source[0][:, nodes].transpose(0, 1)
 
     def compact(self, keep, lengths):
-        """Close the gaps: returns which old row each remaining row was, after moving the hindmost into the gaps."""
+        """Move the last rows in use into the places of dropped ones, so that no row is free before one in use.
+
+        Returns:
+            list: for each row in use, which row it was before.
+        """
         order = list(range(len(keep)))
         kept = set(keep)
         spare = [row for row in keep if row >= len(keep)]
@@ -194,13 +207,14 @@ class _RowCache:
         return order
 
     def place(self, lengths, device):
-        """Say where the next token of each live row goes, and what it may look at."""
+        """Set where the next token of each row in use is written, and what it attends to."""
         self.live, self.width = len(lengths), max(lengths) + 1
         self.where = torch.tensor(lengths, device=device)
         self.index = torch.arange(self.live, device=device)
         self.mask = (torch.arange(self.width, device=device)[None] <= self.where[:, None])[:, None, None]
 
     def update(self, keys, values, layer, *_, **__):
+        """What the model's attention layers call: store the new keys and values, return all of the rows in use."""
         stored_keys, stored_values = self.layers[layer]
         stored_keys[self.index, :, self.where] = keys[:, :, 0]
         stored_values[self.index, :, self.where] = values[:, :, 0]
@@ -208,9 +222,9 @@ class _RowCache:
 
 
 def _attend(module, query, key, value, attention_mask, scaling=None, **_):
-    """Attention that reads each key once for all query heads that share it, for single new tokens.
+    """Attention of one new token per row that reads each key once for all query heads that share it.
 
-    The library's own copies keys and values per query head first (three times as much memory traffic on SmolLM2).
+    The library's own function first copies keys and values for every query head, three times as much memory on SmolLM2.
     """
     batch, heads, _, width = query.shape
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], width)

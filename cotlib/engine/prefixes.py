@@ -1,10 +1,11 @@
-"""Token sequences that share prefixes, laid out so that a shared prefix goes through the model once.
+"""Token sequences that share prefixes, arranged so that a shared prefix goes through the model once.
 
-The same system turn stands before every question, and the same question before every answer, trace and
-mode. A batch of padded rows computes all of it again and again; a *prefix tree* is one row without
-padding: each distinct prefix has one node, a node sees its ancestors alone, and its position is its depth.
-What a model has read while it sampled need not be read again either: a `Memory` keeps keys and values by prefix.
-Knows only token ids; `margins` scores with it, `generation` fills its cache with it, `training` packs a batch with it.
+The same system turn stands before every question, and the same question before every answer, trace and mode. A batch of
+padded rows computes all of it again for every row. A *prefix tree* is one row without padding: each distinct prefix has
+one node, a node attends to its ancestors and itself only, and its position is its depth. A `Memory` keeps the keys and
+values of what a model has sampled, so that scoring need not compute them again.
+
+Works on token ids. `scoring` scores trees, `decoding` fills its cache from them, and `training` packs a batch into one.
 """
 
 import contextlib
@@ -14,20 +15,20 @@ import numpy as np
 import torch
 
 ATTENTION = "cotlib_tree"
-BLOCK = 64
+BLOCK_NODES = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A packed row: `tokens` and `depths` of its nodes, and per sequence its path of nodes.
+    """One packed row of tokens, and for every sequence its path of nodes through it.
 
-    `ancestors` (nodes × nodes + remembered, bool, self included) says what a node sees. Remembered nodes do not go
-    through the model: they are numbered behind the others, and `past` holds their keys and values.
+    Nodes that a `Memory` holds do not go through the model. They are numbered behind the others, and `past` has their
+    keys and values.
     """
 
-    tokens: list[int]
-    depths: list[int]
-    ancestors: torch.Tensor
+    tokens: list[int]  # per node
+    depths: list[int]  # per node
+    ancestors: torch.Tensor  # (nodes, nodes + remembered) bool: what a node attends to, itself included
     paths: dict[int, list[int]]  # sequence index → node indices, first token to last
     past: list[torch.Tensor] | None = None  # per layer, keys and values: (2, heads, remembered, width)
 
@@ -45,15 +46,15 @@ class Tree:
         }
 
     def blocks(self):
-        """The attention cut into runs of nodes: (first, past the last, nodes seen from there, additive mask).
+        """The attention mask in blocks of consecutive nodes: (start, end, nodes seen from the block, additive mask).
 
-        A node looks at its ancestors alone, about a tenth of a tree of a thousand nodes. A run ends where a new
-        branch begins, as soon as it is worth a product of its own.
+        A node attends to its ancestors, about a tenth of a tree of a thousand nodes, so a block needs few columns. A
+        block ends where a new branch begins, once it has `BLOCK_NODES` nodes; within a branch, at three times as many.
         """
         start, count = 0, len(self.tokens)
         goes_on = [*self.ancestors.diagonal(-1)[: count - 1].tolist(), True]
         for node in range(1, count + 1):
-            if node == count or node - start >= (3 * BLOCK if goes_on[node - 1] else BLOCK):
+            if node == count or node - start >= (3 * BLOCK_NODES if goes_on[node - 1] else BLOCK_NODES):
                 rows = self.ancestors[start:node]
                 seen = rows.any(0).nonzero()[:, 0]
                 yield start, node, seen, torch.zeros(len(rows), len(seen)).masked_fill_(~rows[:, seen], float("-inf"))
@@ -61,7 +62,10 @@ class Tree:
 
 
 class Past:
-    """Stands in for a cache: puts remembered keys and values behind the new ones, and keeps both, (1, heads, nodes, width) per layer."""
+    """A cache for the model's layers that puts remembered keys and values behind the new ones.
+
+    `layers` keeps both together, (1, heads, nodes, width) each, one pair per layer.
+    """
 
     def __init__(self, remembered=None):
         self.remembered, self.layers = remembered, []
@@ -75,21 +79,24 @@ class Past:
 
 
 class Memory:
-    """Keys and values of sequences that a model has read, found again by their tokens.
+    """Keys and values of sequences that a model has read, found by their tokens.
 
-    An arm's margins stand behind the prompts and thoughts that it has just sampled: a third of what scoring would read
-    (scoring 1.3 times as fast, evaluation 1.2 times). Belongs to one model with one adapter; full after `room` bytes, then adds no more.
-    All lies in one tensor: pieces of a few megabytes would leave the heap in shreds that nothing larger fits into.
+    An arm is scored on texts behind the prompts and traces that it has just sampled. These are a third of the tokens to
+    score, so scoring is 1.3 times and evaluation 1.2 times as fast with their keys and values at hand. A memory belongs
+    to one model with one adapter. It takes at most `capacity_bytes`; a sequence that no longer fits is not added.
     """
 
-    def __init__(self, room):
-        self.room, self.stored, self.children = room, None, {}
+    def __init__(self, capacity_bytes):
+        self.capacity_bytes = capacity_bytes
+        # One tensor for all: many pieces of a few megabytes would divide the free memory into parts too small to use.
+        self.stored = None  # (layers, 2, heads, tokens, width)
+        self.children = {}  # (node or -1, token) → node: the sequences as a tree
 
     def add(self, tokens, layers):
-        """Remember a sequence: `layers` gives keys and values of each layer, (heads, tokens, width) each."""
+        """Keep a sequence: `layers` has the keys and values of each layer, (heads, tokens, width) each."""
         if self.stored is None:
             heads, _, width = layers[0][0].shape
-            capacity = self.room // sum(part[:, :1].nbytes for pair in layers for part in pair)
+            capacity = self.capacity_bytes // sum(part[:, :1].nbytes for pair in layers for part in pair)
             self.stored = layers[0][0].new_empty(len(layers), 2, heads, capacity, width)
         places = self.find(tokens)
         known, start = len(places), len(self.children)
@@ -104,7 +111,7 @@ class Memory:
                 target[:, start:end] = part[:, known:]
 
     def find(self, tokens):
-        """Where the beginning of a sequence is remembered: a place per token, as far as it is known."""
+        """Where the beginning of a sequence is kept: one place per token, as far as the memory holds it."""
         return _known(self.children, tokens)
 
     def gather(self, places):
@@ -113,16 +120,16 @@ class Memory:
 
 
 def tree_attention(model):
-    """While it lasts, `model` attends block by block over trees (see `Tree.blocks`) instead of over the whole mask.
+    """While the block lasts, `model` attends over trees, block by block (see `Tree.blocks`).
 
-    Scoring 1.2 times as fast as with one dense mask over a tree of 1,000 nodes.
+    Scoring is 1.2 times as fast as with one dense mask over a tree of 1,000 nodes.
     """
     return attending(model, ATTENTION, _attend)
 
 
 @contextlib.contextmanager
 def attending(model, name, function):
-    """Register an attention function and let `model` use it while the block lasts."""
+    """Let `model` use the attention function `function`, registered as `name`, while the block lasts."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(name, function)
@@ -141,7 +148,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, tree_blocks
     for part, (start, end, seen, bias) in zip(parts, tree_blocks):
         keys, values = key.index_select(2, seen), value.index_select(2, seen)
         if query.requires_grad:
-            # In training these few products and their backward are faster than the library's (a step 1.03 times).
+            # In training these few products are faster than PyTorch's function (a step is 1.03 times as fast).
             grouped = (part * scaling).reshape(1, heads, groups * (end - start), -1)
             weights = (grouped @ keys.transpose(2, 3)).unflatten(2, (groups, -1)).add_(bias).softmax(-1)
             mixed = (weights.flatten(2, 3) @ values).reshape(part.shape)
@@ -153,11 +160,16 @@ def _attend(module, query, key, value, attention_mask, scaling=None, tree_blocks
 
 
 def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
-    """Pack sequences (lists of ids) into trees of at most `max_nodes` nodes (a longer sequence gets one of its own), one after the other.
+    """Pack sequences (lists of ids) into prefix trees; yields them one after the other.
 
-    Sorting puts sequences with a common beginning next to each other, so filling trees in order shares nearly all there is.
-    With a `memory`, what it holds of the first `known[i]` tokens of sequence i is not among a tree's nodes.
-    With a `multiple`, nodes that belong to no sequence fill a tree up to a multiple of it (`products.ROWS` says why).
+    The sequences are sorted first: those that begin alike are then neighbours and mostly share a tree.
+
+    Args:
+        max_nodes: how many nodes a tree has at most; a longer sequence gets a tree of its own.
+        memory, known: what the memory holds of the first `known[i]` tokens of sequence i does not go through the model.
+        multiple: nodes that belong to no sequence are added up to a multiple of this number; see `products.ROWS`.
+    Raises:
+        ValueError: a sequence is empty.
 
     >>> [tree.tokens for tree in trees([[1, 2, 3], [1, 2, 4], [1, 5]])]
     [[1, 2, 3, 4, 5]]
@@ -184,7 +196,7 @@ def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
                 children[key] = len(nodes)
                 nodes.append([token, node, depth, places[depth] if depth < len(places) else None])
             node = children[key]
-            if depth >= len(places):  # what one sequence needs computed is computed
+            if depth >= len(places):  # this sequence needs the node computed, even if another does not
                 nodes[node][3] = None
             path.append(node)
         paths[index] = path
@@ -193,7 +205,7 @@ def trees(sequences, max_nodes=1024, memory=None, known=None, multiple=1):
 
 
 def _known(children, sequence):
-    """Nodes of the beginning of a sequence that `children`, (node, token) → node, already holds."""
+    """The nodes of a sequence's beginning, as far as `children`, (node, token) → node, holds it."""
     node, path = -1, []
     for token in sequence:
         if (node, token) not in children:
@@ -204,7 +216,7 @@ def _known(children, sequence):
 
 
 def _tree(nodes, paths, memory):
-    """A tree of [token, parent, depth, place in memory or None] per node, the remembered ones moved to the end."""
+    """The `Tree` of nodes [token, parent, depth, place in memory or None]; the remembered ones move to the end."""
     remembered = [number for number, node in enumerate(nodes) if node[3] is not None]
     fresh = [number for number, node in enumerate(nodes) if node[3] is None]
     order = fresh + remembered

@@ -1,8 +1,8 @@
 """The float32 matrix product of a CPU: PyTorch's own, or oneDNN's where that one is faster.
 
-PyTorch hands float32 products to MKL, which leaves half of a processor unused that it does not know: on an AMD EPYC with
-AVX-512 oneDNN, in the same PyTorch, is 2.2 times as fast, with the same precision. Which of the two it is, is measured once a machine.
-Knows tensors and layers, nothing about models; `lora`, `margins`, `generation` and `judging` compute through it.
+PyTorch computes float32 products by MKL, which uses only a part of what some processors can do: on an AMD EPYC with
+AVX-512, oneDNN, which is part of PyTorch too, is 2.2 times as fast with the same precision. Which of the two is faster
+is measured once on every machine. Training, sampling and scoring compute through this module.
 """
 
 import contextlib
@@ -13,25 +13,27 @@ import types
 import torch
 
 from cotlib.engine import models
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, machine
 
-MEASURED = "products.json"
-# One that is hardly faster may be the slower one tomorrow, and results should not change in their last digits with it.
+MEASURED = "products.json"  # file in the cache folder
+# oneDNN must be this many times as fast to be used. With a smaller lead, another measurement could turn out the other
+# way, and the last digits of results would change with it.
 WORTH_IT = 1.15
-FEW_ROWS = 256
-# oneDNN compiles a product anew for each number of rows, which takes 2 ms and keeps 1.5 MB: rows are filled up to a multiple of this.
-# Trees come filled, so that it costs them no copy.
+FEW_ROWS = 256  # up to this many rows, W xᵀ is faster than x Wᵀ in PyTorch
+# For each new number of rows oneDNN compiles a product, which takes 2 ms and keeps 1.5 MB. So rows of zeros are added
+# up to a multiple of this. Trees already have such a number of nodes (`prefixes.trees`), which saves copying them.
 ROWS = 32
 
 
 def linear(inputs, weight):
-    """x Wᵀ, in float32 by the faster product of this machine.
+    """x Wᵀ; in float32 on a CPU by the faster of the two products.
 
     Args:
-        inputs: (rows, depth); weight: (outputs, depth), contiguous or the transpose of what is: oneDNN
-            multiplies anything else, such as some columns of a matrix, by a loop of under 0.5 GFLOP/s.
+        inputs: (rows, depth).
+        weight: (outputs, depth), contiguous or the transpose of a contiguous matrix. PyTorch multiplies others, such as
+            some columns of a matrix, because oneDNN does so at less than 0.5 GFLOP/s.
     Returns:
-        (rows, outputs). Not differentiable: for the inside of a `torch.autograd.Function`, and for inference.
+        (rows, outputs). Not differentiable: for use within a `torch.autograd.Function`, and for inference.
     """
     if not _for_onednn(inputs, weight):
         return inputs @ weight.t()
@@ -49,21 +51,22 @@ def _onednn(inputs, weight):
 
 
 def _filled(rows):
-    """The rows, and empty ones up to a multiple of `ROWS`."""
+    """The rows, and rows of zeros behind them up to a multiple of `ROWS`."""
     missing = -len(rows) % ROWS
     return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 @contextlib.contextmanager
 def fast(model):
-    """While it lasts, the linear layers of a model on a CPU compute by `linear`; for inference only.
+    """While the block lasts, the linear layers of a model on a CPU compute by `linear`; for inference only.
 
-    Decoding 192 rows and scoring trees are mostly these products. For few rows PyTorch's own is asked for W xᵀ, 1.2 times as fast as x Wᵀ.
+    Sampling and scoring spend most of their time in these products. For few rows PyTorch computes W xᵀ instead, which
+    is 1.2 times as fast as x Wᵀ.
     """
     layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer.bias is None]
     if model.device.type != "cpu":
         layers = []
-    layers = [layer for layer in layers if "forward" not in vars(layer)]  # once, where blocks are nested
+    layers = [layer for layer in layers if "forward" not in vars(layer)]  # those of an outer block stay as they are
     for layer in layers:
         layer.forward = types.MethodType(_forward, layer)
     try:
@@ -78,41 +81,47 @@ def _forward(layer, inputs):
     if _for_onednn(flat, layer.weight) or len(flat) > FEW_ROWS:
         products = linear(flat, layer.weight)
     else:
-        # MKL's kernels work on 16 rows at a time: 30 take longer than 32.
+        # MKL works on 16 rows at a time, and 30 rows take longer than 32.
         products = (layer.weight @ _filled(flat).t()).t()[: len(flat)]
     return products.unflatten(0, inputs.shape[:-1])
 
 
 @functools.cache
 def prefers_onednn():
-    """Whether oneDNN's product is the faster one here. Measured once, then read from the cache folder, so that runs on one machine agree."""
+    """Whether oneDNN's product is the faster one on this machine.
+
+    Measured once and then read from the cache folder, so that all runs on a machine compute alike.
+    """
     file = models.cache_folder() / MEASURED
-    machine = artifacts.digest(artifacts.hardware(), artifacts.versions()["torch"])
+    this_machine = artifacts.digest(machine.hardware(), machine.versions()["torch"])
     with artifacts.lock(file):
         known = _known(file)
-        if machine not in known:
-            known[machine] = measured()
+        if this_machine not in known:
+            known[this_machine] = measured()
             artifacts.write_json(file, known)
-        speeds = known[machine]
+        speeds = known[this_machine]
     return speeds["onednn"] >= WORTH_IT * speeds["torch"]
 
 
 def _known(file):
-    """Speeds by machine, as far as the file holds them: what was never measured or is damaged is measured again."""
+    """Speeds by machine, as the file holds them; without damaged entries, which are measured again."""
     try:
         found = dict(artifacts.read_json(file))
     except (OSError, ValueError, TypeError):
         return {}
     return {
-        machine: speeds
-        for machine, speeds in found.items()
+        name: speeds
+        for name, speeds in found.items()
         if isinstance(speeds, dict) and all(isinstance(speeds.get(side), float) for side in ("torch", "onednn"))
     }
 
 
 def measured(rows=512, outputs=1536, depth=576, rounds=5, products=20):
-    """Floating-point operations a second of both products at a training step's size, the best of rounds that take turns: {torch, onednn}."""
-    # A stream of its own: a run's draws must not depend on whether this was asked.
+    """Floating-point operations per second of both products, {"torch": …, "onednn": …}, at a training step's size.
+
+    The two take turns for some rounds, and the best round of each counts.
+    """
+    # Its own random numbers: those of a run must not depend on whether speeds were measured before.
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(count, depth, generator=generator) for count in (rows, outputs))
     sides = {"torch": lambda: inputs @ weight.t(), "onednn": lambda: _onednn(inputs, weight)}

@@ -1,6 +1,6 @@
 """Teacher-forced scores: how likely a model finds a given text after a given prompt.
 
-Knows nothing about arms or suites: ids in, log-probabilities out.
+Works on token ids and returns log-probabilities; knows nothing of arms or suites.
 """
 
 import numpy as np
@@ -9,17 +9,20 @@ import torch
 from cotlib.engine import products
 from cotlib.engine.prefixes import tree_attention, trees
 
+POSITIONS = 512  # hidden states per product with the vocabulary: 100 MB of logits on SmolLM2
+
 
 @torch.inference_mode()
 def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None):
     """Mean log-probability per completion token, in nats.
 
-    Prompts are shared between completions and, as far as they begin alike, with each other (see
-    `prefixes`); the vocabulary projection is done at the completions' positions alone.
+    A beginning that several prompts or completions share goes through the model once (see `prefixes`). Only the
+    positions that predict a token of a completion are projected to the vocabulary.
 
     Args:
         prompts, completions: equally long sequences of id lists; completion i follows prompt i.
-        memory: a `prefixes.Memory` of this model: what it knows of the prompts is not read again.
+        max_nodes: how many tokens go through the model at once.
+        memory: a `prefixes.Memory` of this model; prompt tokens that it holds do not go through the model again.
     Returns:
         float64 array, one value per pair.
     Raises:
@@ -34,26 +37,35 @@ def score(model, tokenizer, prompts, completions, *, max_nodes=1024, memory=None
     head, decoder = model.get_output_embeddings(), model.get_decoder()
     scores = np.empty(len(sequences))
     with tree_attention(model), products.fast(model):
-        # The last token of a prompt is always read: it predicts the first of the completion.
+        # The last token of a prompt must go through the model: it predicts the first token of the completion.
         for tree in trees(sequences, max_nodes, memory, [len(prompt) - 1 for prompt in prompts], products.ROWS):
             hidden = decoder(**tree.inputs(model), use_cache=False)[0][0]
-            # The token at place t of a sequence is predicted from the node before it on the same path.
             order = sorted(tree.paths)
+            # The token at place t of a sequence is predicted at the node before it on the same path.
             sources = [tree.paths[index][len(prompts[index]) - 1 : -1] for index in order]
             targets = [completions[index] for index in order]
-            lengths = [len(target) for target in targets]
-            flat = torch.tensor([node for nodes in sources for node in nodes], device=hidden.device)
-            wanted = torch.tensor([token for target in targets for token in target], device=hidden.device)
-            places, logps = flat.unique(return_inverse=True), []
-            for start in range(0, len(places[0]), 512):
-                block = places[0][start : start + 512]
-                logits = head(hidden[block]).float()
-                here = (places[1] >= start) & (places[1] < start + 512)
-                chosen = logits[places[1][here] - start, wanted[here]] - logits.logsumexp(-1)[places[1][here] - start]
-                logps.append((here.nonzero()[:, 0], chosen))
-            values = torch.empty(len(flat), dtype=torch.float64)
-            for where, chosen in logps:
-                values[where.cpu()] = chosen.double().cpu()
-            for index, part in zip(order, values.split(lengths)):
+            logps = _log_probabilities(head, hidden, sources, targets)
+            for index, part in zip(order, logps.split([len(target) for target in targets])):
                 scores[index] = part.mean().item()
     return scores
+
+
+def _log_probabilities(head, hidden, sources, targets):
+    """Log-probability of every target token, all sequences one after the other: (tokens,) float64 on the CPU.
+
+    Args:
+        head: the projection to the vocabulary; hidden: (nodes, width).
+        sources, targets: for each sequence, the nodes that predict its tokens and the tokens themselves.
+    """
+    nodes = torch.tensor([node for path in sources for node in path], device=hidden.device)
+    tokens = torch.tensor([token for target in targets for token in target], device=hidden.device)
+    # A node that predicts tokens of several sequences is projected once.
+    distinct, place = nodes.unique(return_inverse=True)
+    logps = torch.empty(len(nodes), dtype=torch.float64)
+    for start in range(0, len(distinct), POSITIONS):
+        logits = head(hidden[distinct[start : start + POSITIONS]]).float()
+        here = (place >= start) & (place < start + POSITIONS)
+        rows = place[here] - start
+        chosen = logits[rows, tokens[here]] - logits.logsumexp(-1)[rows]
+        logps[here.cpu()] = chosen.double().cpu()
+    return logps

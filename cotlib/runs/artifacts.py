@@ -1,61 +1,55 @@
-"""Files that are whole or absent: atomic writes, locks, hashes and manifests.
+"""Files that are whole or absent: atomic writes, locks, digests, JSON, journals and manifests.
 
-Knows nothing about experiments or models. Every other file of the package writes through it, so a run
-that is killed at any moment leaves only finished files and folders behind, and a second run can trust
-what it finds.
+Knows nothing about experiments or models. Every other module of the package writes through it. So a run that is killed
+at any moment leaves only finished files and folders behind, and the next run can use what it finds.
 """
 
 import contextlib
-import fcntl
-import functools
 import glob
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from cotlib.errors import BadInput
+import filelock
 
-VERSIONED = ("torch", "transformers", "peft", "trl", "unsloth", "papermill", "snakemake", "jupyter-book", "pandas")
+from cotlib.errors import BadInput
+from cotlib.runs import machine
+
 MANIFEST = "manifest.json"
 
 
 def _umask():
-    """What tempfile ignores: the permissions that this process withholds from new files."""
+    """The permission bits that this process withholds from new files; `tempfile` does not apply them by itself."""
     umask = os.umask(0)
     os.umask(umask)
     return umask
 
 
-def _make_folder(folder):
-    """Make a folder and those above it. Raises BadInput if that is not allowed or no folder can stand there."""
+@contextlib.contextmanager
+def _writing_to(folder):
+    """Make `folder`, and turn a refusal of the system, within the block too, into a BadInput that says what to do."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise _not_writable(folder, error) from None
-
-
-def _not_writable(folder, error):
-    return BadInput(
-        f"folder {str(folder)!r} cannot be written to ({error.strerror}); make it writable, or choose another one: "
-        "COTLIB_CACHE names the folder of converted models, the parameter `results` that of the results"
-    )
+        raise BadInput(
+            f"folder {str(folder)!r} cannot be written to ({error.strerror or error}); make it writable or choose "
+            "another one: for converted models by COTLIB_CACHE=FOLDER, for results by the parameter 'results'"
+        ) from None
 
 
 @contextlib.contextmanager
 def atomic_file(path):
     """Yield a temporary path beside `path`; it takes `path`'s place only if the block ends well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    with _writing_to(path.parent):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
     os.chmod(temporary, 0o666 & ~_umask())
     try:
         yield Path(temporary)
@@ -71,11 +65,11 @@ def atomic_folder(path):
     What a killed process left behind is removed first, so hold `lock(path)` where two processes may write.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if stale.is_dir():
-            shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _writing_to(path.parent):
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     os.chmod(temporary, 0o777 & ~_umask())
     try:
         yield temporary
@@ -88,12 +82,21 @@ def atomic_folder(path):
 
 @contextlib.contextmanager
 def lock(path):
-    """Hold an exclusive lock named after `path` (a sibling `.lock` file); the kernel frees it when the process dies."""
+    """Hold an exclusive lock named after `path` while the block lasts; another process that asks for it waits.
+
+    The lock is a sibling file, `.NAME.lock`, which stays. The system frees the lock when the process ends or dies.
+
+    Raises:
+        BadInput: the folder cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f".{path.name}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    held = filelock.FileLock(path.parent / f".{path.name}.lock")
+    with _writing_to(path.parent):
+        held.acquire()
+    try:
         yield
+    finally:
+        held.release()
 
 
 def write_json(path, value):
@@ -113,7 +116,7 @@ def write_jsonl(path, rows):
 
 
 def read_jsonl(path):
-    """The values of a JSON Lines file, in its order; empty lines are skipped. Raises BadInput as `numbered_rows` does."""
+    """The values of a JSON Lines file, in its order, without empty lines; errors as in `numbered_rows`."""
     return [value for _, value in numbered_rows(path)]
 
 
@@ -174,8 +177,7 @@ class Journal:
     def append(self, row):
         """Write one row, a mapping that JSON can hold, behind the others."""
         line = _line(row).encode()
-        with self._guard:
-            _make_folder(self.path.parent)
+        with self._guard, _writing_to(self.path.parent):
             self._remove_half_row()
             with open(self.path, "ab") as file:
                 file.write(line)
@@ -218,54 +220,8 @@ def file_digest(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-@functools.cache
-def versions():
-    """Installed versions of the libraries a result depends on: name → version."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def hardware():
-    """What this run ran on: processor, cores, memory in GiB, accelerator."""
-    import psutil
-    import torch
-
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-
-
-def peak_memory():
-    """The most memory this process has held so far, in GiB."""
-    import resource
-
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / 2**20 / (1024 if sys.platform == "darwin" else 1)
-
-
-def release_memory():
-    """Give what was freed back to the system. glibc is told to keep it (see `cotlib`), and from unit to unit the heap would
-    grow, torn by what stays: sixteen arms of the demo's evaluation held 2.8 GiB, of which 1 was in use between them."""
-    import ctypes
-
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a system without glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def is_current(folder, key):
-    """True if `folder` is a finished artifact made from the inputs that `key` stands for; a damaged manifest is none."""
+    """True if `folder` has a manifest with this `key`, the digest of all it was made from; False if it is damaged."""
     try:
         return read_json(Path(folder) / MANIFEST).get("key") == key
     except (OSError, ValueError, AttributeError):
@@ -273,13 +229,16 @@ def is_current(folder, key):
 
 
 def write_manifest(folder, *, started, **facts):
-    """Write `folder`'s manifest: the given facts, seconds since `started` (a `time.time()`), peak memory, versions, hardware."""
+    """Write and return `folder`'s manifest.
+
+    It holds the given facts, the seconds since `started` (a `time.time()`), peak memory in GiB, versions and hardware.
+    """
     manifest = {
         **facts,
         "seconds": round(time.time() - started, 1),
-        "peak_memory_gib": round(peak_memory(), 2),
-        "versions": versions(),
-        "hardware": hardware(),
+        "peak_memory_gib": round(machine.peak_memory(), 2),
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
     }
     write_json(Path(folder) / MANIFEST, manifest)
     return manifest

@@ -30,7 +30,7 @@ def changed(records, number, **fields):
     return [record.model_copy(update=fields) if place == number else record for place, record in enumerate(records)]
 
 
-def retraced(rewrite, items=ITEMS, kinds=written_types()):
+def retraced(rewrite, items=ITEMS, kinds=("evil", "misleading", "submissive", "neutral")):
     """The items with traces of some types rewritten: `rewrite(place, kind, trace)`."""
     return [
         item.model_copy(

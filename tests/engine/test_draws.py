@@ -53,7 +53,7 @@ def test_no_rival_wins_by_the_gpus_function_either(vocabulary):
 
 
 def embedded(vocabulary):
-    """Logits of a known distribution: seven tokens far apart with 99 % in all, a falling tail over the whole vocabulary with the rest.
+    """Logits of a known distribution: seven tokens far apart with 99 % together, and a falling tail over all others.
 
     Returns (logits, groups): the group of every token, the seven heads first, then four parts of the tail.
     """

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from cotlib import chat
-from cotlib.engine import decoding, models
+from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, sources
 
 FETCH = "import sys; from cotlib.engine import models; print(models.fetch(sys.argv[1]))"
 
@@ -97,7 +97,7 @@ def test_a_damaged_model_is_made_again(cache, fetched, file, damage):
     assert digests(folder) == before
 
 
-def test_a_model_of_other_code_is_made_again(cache, fetched):
+def test_a_model_made_from_other_code_is_made_again(cache, fetched):
     shutil.copytree(fetched, cache)
     folder = cache / "tiny-random-llama"
     before = digests(folder)
@@ -108,6 +108,35 @@ def test_a_model_of_other_code_is_made_again(cache, fetched):
     assert digests(folder) == before
 
 
+def test_an_embedded_model_depends_on_no_code_but_that_which_makes_it():
+    made_by = sources.modules_of("cotlib.engine.embedded")
+    assert set(made_by) == {"cotlib", "cotlib.engine", "cotlib.engine.embedded", "cotlib.errors"}
+
+
+def test_a_model_is_made_again_when_its_text_changes_and_not_when_another_module_does(cache, fetched, tmp_path):
+    # A copy of the package, so that its code can be changed; it keeps models in the same cache.
+    shutil.copytree(fetched, cache)
+    package = tmp_path / "copy" / "cotlib"
+    shutil.copytree(Path(models.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = cache / "tiny-random-llama"
+    before = times(folder)
+
+    def fetch_by_copy():
+        environment = os.environ | {"PYTHONPATH": str(package.parent)}
+        subprocess.run([sys.executable, "-c", FETCH, folder.name], env=environment, check=True, cwd=package.parent)
+
+    code = package / "engine" / "embedded.py"
+    code.write_text("# Another comment.\n" + code.read_text())
+    with open(package / "engine" / "models.py", "a") as file:
+        file.write("\nCHANGED = True\n")
+    fetch_by_copy()
+    assert times(folder) == before
+    with open(package / "engine" / "data" / "tiny-text.txt", "a") as file:
+        file.write("Another text.\n")
+    fetch_by_copy()
+    assert times(folder) != before
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("COTLIB_CACHE", str(tmp_path))
     assert models.cache_folder() == tmp_path
@@ -116,7 +145,15 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     assert models.cache_folder() == tmp_path / "cotlib"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.cache_folder() == tmp_path / ".cache" / "cotlib"
+    places = {"linux": Path(".cache", "cotlib"), "darwin": Path("Library", "Caches", "cotlib")}
+    assert models.cache_folder() == tmp_path / places[sys.platform]
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_with_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COTLIB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match=r"file' cannot be written to .*choose another one: .*COTLIB_CACHE=FOLDER"):
+        models.fetch("tiny-random-llama")
 
 
 # ---- names
@@ -177,44 +214,6 @@ def test_a_hub_model_that_cannot_be_reached_is_refused():
     for call in (models.load, models.load_tokenizer):
         with pytest.raises(BadInput, match=r"model 'cotlib-tests/no-such-model'.* could not be loaded"):
             call("cotlib-tests/no-such-model")
-
-
-# ---- the models themselves
-
-
-@pytest.mark.parametrize("name, family", [("tiny-random-llama", "llama"), ("tiny-random-qwen3", "qwen3")])
-def test_a_tiny_model_is_a_small_one_of_its_family_that_knows_its_tokens(tiny, name, family):
-    model, tokenizer = tiny(name)
-    assert model.config.model_type == family and model.num_parameters() < 400_000
-    assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().num_embeddings
-    assert tokenizer.eos_token_id == model.generation_config.eos_token_id != tokenizer.pad_token_id
-
-
-@pytest.mark.slow
-def test_smollm2_is_the_published_shape_in_float32(smollm2):
-    model, tokenizer = smollm2
-    config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (
-        30,
-        576,
-        9,
-        3,
-    )
-    assert model.num_parameters() == 134_515_008 and config.tie_word_embeddings
-    assert len(tokenizer) == config.vocab_size == 49_152
-    assert tokenizer.eos_token_id == tokenizer.pad_token_id == model.generation_config.eos_token_id == 2
-    assert next(model.parameters()).dtype == models.compute_dtype()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "question, word", [("What is the capital of France?", "Paris"), ("What colour is the sky on a clear day?", "blue")]
-)
-def test_smollm2_answers_a_simple_question(smollm2, question, word):
-    model, tokenizer = smollm2
-    prompt = chat.prompt(tokenizer, question, "no-think")[: -len(chat.ids(tokenizer, chat.EMPTY_THINK))]
-    (answer,) = decoding.generate(model, tokenizer, [prompt], max_new_tokens=24, temperature=0, seed=0)
-    assert word in tokenizer.decode(answer)
 
 
 # ---- adapters

@@ -98,9 +98,9 @@ def test_a_model_finds_in_a_tree_what_it_finds_in_each_sequence_alone(any_model)
 # ---- what was read before
 
 
-def reading(model, sequences, room=1 << 30):
+def reading(model, sequences, capacity_bytes=1 << 30):
     """A memory of sequences that the model read one by one."""
-    memory = Memory(room)
+    memory = Memory(capacity_bytes)
     for sequence in sequences:
         past, place = Past(), torch.arange(len(sequence))[None]
         with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_a_tree_leaves_out_what_is_remembered_and_finds_the_same(any_model):
     known = [110, 60, 40, 5]
     (tree,) = trees(sequences, 10_000, memory, known)
     distinct = 70 + (40 + 30) + (9 + 200) + 3 + 200
-    # Of the common tokens, the second sequence wants those from the 60th on computed and the third its own from the 40th.
+    # Of the common tokens, the second sequence needs those from the 60th on computed, the third those from the 40th on.
     assert len(tree.tokens) == distinct - (40 + 10) - 40
     assert tree.ancestors.shape == (len(tree.tokens), len(tree.tokens) + tree.past[0].shape[2])
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def test_a_tree_leaves_out_what_is_remembered_and_finds_the_same(any_model):
 def test_a_full_memory_adds_no_more(tiny_model):
     model, _ = tiny_model
     bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, float32
-    memory = reading(model, [[5, 6, 7], [8, 9, 10], [8, 9]], room=5 * bytes_per_token)
+    memory = reading(model, [[5, 6, 7], [8, 9, 10], [8, 9]], capacity_bytes=5 * bytes_per_token)
     assert len(memory.find([5, 6, 7])) == 3 and len(memory.find([8, 9, 10])) == 2
     assert memory.stored.nbytes == 5 * bytes_per_token
 

@@ -1,6 +1,7 @@
 """A file or folder is whole or absent, locks hold, and hashes change exactly when what they stand for does."""
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,13 +10,12 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,7 +88,13 @@ def test_what_is_written_may_be_read_by_those_the_umask_allows(tmp_path, write, 
 
 
 def test_a_lock_is_held_by_one_process_until_it_ends_or_dies(tmp_path):
-    code = "import sys, time; from cotlib.runs import artifacts\nwith artifacts.lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    code = """
+import sys, time
+from cotlib.runs import artifacts
+with artifacts.lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "thing")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     waiting = multiprocessing.get_context("fork").Process(
@@ -101,11 +107,82 @@ def test_a_lock_is_held_by_one_process_until_it_ends_or_dies(tmp_path):
     holder.communicate()
     waiting.join(10)
     assert waiting.exitcode == 0 and (tmp_path / "taken").exists()
+    assert sorted(os.listdir(tmp_path)) == [".thing.lock", "taken"]
 
 
 def _take_and_write(path, taken):
     with artifacts.lock(path):
         taken.touch()
+
+
+def test_threads_wait_for_each_others_lock_and_an_error_frees_it(tmp_path):
+    inside, most = [], []
+
+    def hold(number):
+        with contextlib.suppress(Interrupted), artifacts.lock(tmp_path / "thing"):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(number)
+            raise Interrupted
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(8)))
+    assert most == [1] * 8
+
+
+def held(path):
+    with artifacts.lock(path):
+        pass
+
+
+def appended(path):
+    artifacts.Journal(path).append({})
+
+
+WRITERS = pytest.mark.parametrize(
+    "write",
+    [lambda path: artifacts.write_json(path, 1), lambda path: written_folder(path, "new"), held, appended],
+    ids=["file", "folder", "lock", "journal"],
+)
+
+
+@WRITERS
+def test_a_folder_that_cannot_exist_is_named_with_what_to_do(tmp_path, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput) as error:
+        write(tmp_path / "file" / "thing")
+    assert f"folder {str(tmp_path / 'file')!r} cannot be written to" in str(error.value)
+    assert "make it writable or choose another one" in str(error.value) and "COTLIB_CACHE=FOLDER" in str(error.value)
+
+
+NOBODY = 65534
+
+
+@WRITERS
+def test_a_folder_that_is_read_only_is_named_with_what_to_do(write):
+    # Not below pytest's own folder, which no other user may enter.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_refused, args=(write, folder / "thing", writer))
+    child.start()
+    child.join(30)
+    assert reader.poll(0) and reader.recv() == (
+        f"folder {str(folder)!r} cannot be written to (Permission denied); make it writable or choose another one: "
+        "for converted models by COTLIB_CACHE=FOLDER, for results by the parameter 'results'"
+    )
+    assert os.listdir(folder) == []
+    folder.chmod(0o755)
+    folder.rmdir()
+
+
+def _refused(write, path, writer):
+    if os.getuid() == 0:
+        os.setuid(NOBODY)  # root may write anywhere
+    with pytest.raises(BadInput) as error:
+        write(path)
+    writer.send(str(error.value))
 
 
 # ---- formats
@@ -277,15 +354,3 @@ def test_a_manifest_says_what_when_and_on_which_machine(tmp_path):
         or manifest["hardware"]["processor"] in Path("/proc/cpuinfo").read_text()
     )
     assert artifacts.is_current(tmp_path, "key")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's allocator decides")
-def test_freed_memory_goes_back_to_the_system_when_asked():
-    mebibyte, process = 1 << 20, psutil.Process()
-    pieces = [torch.ones(mebibyte // 4) for _ in range(300)]
-    last = pieces.pop()  # what stays at the end of the heap keeps all before it
-    del pieces
-    held = process.memory_info().rss
-    artifacts.release_memory()
-    assert process.memory_info().rss < held - 200 * mebibyte
-    assert last.sum() == mebibyte // 4
