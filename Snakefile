@@ -1,6 +1,7 @@
 # The grid: craft → train → evaluate → judge → findings → book, each but the last a papermill call on one notebook.
 # The same file on a laptop (one kernel a stage) and on a cluster (`workflow: {jobs: arm}`: an arm and seed is a job).
 #   snakemake --cores all --config experiment=experiments/demo.yml
+from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from cotlib.errors import BadInput
 from cotlib.experiment import ROOT as TOP, Experiment, slug
@@ -21,6 +22,7 @@ ROOT = str(PATHS.root)
 EXECUTED = f"{ROOT}/notebooks"
 RESULTS = str(PATHS.root.parent)
 UNITS = EXPERIMENT.select()
+TEMPLATES = [str(path) for path in Path("cotlib/pages/templates").glob("*.html")]
 EACH = EXPERIMENT.workflow.jobs == "arm"
 UNIT = "{model}/{arm}/seed-{seed}"
 ARMS = {unit.arm.folder: str(unit.arm) for unit in UNITS}
@@ -36,8 +38,9 @@ def executed(stage):
 
 
 def made_of(stage):
-    """A stage's notebook and every module that it imports: a change costs a kernel, which decides by content what to do again."""
-    return [notebook(stage), *sources.files_of(TOP / notebook(stage))]
+    """A stage's notebook, every module that it imports, and the templates that those fill. A change costs a kernel, which
+    decides by content what to do again."""
+    return [notebook(stage), *sources.files_of(TOP / notebook(stage)), *TEMPLATES]
 
 
 def units(stage, trained_only=False):

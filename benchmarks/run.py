@@ -17,15 +17,15 @@ import tempfile
 import time
 
 import torch
+from cotlib.workflow import WHOLE_RUN
 
 from cotlib import chat, measures, training
+from cotlib.arms import Arm
 from cotlib.corpus import records
 from cotlib.engine import decoding, models, prefixes, products, scoring
-from cotlib.arms import Arm
 from cotlib.experiment import ROOT, Experiment
-from cotlib.runs.paths import Paths
 from cotlib.runs import artifacts, machine
-from cotlib.workflow import WHOLE_RUN
+from cotlib.runs.paths import Paths
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 RESULTS_TABLE = ROOT / "book" / "benchmark-table.txt"

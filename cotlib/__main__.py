@@ -1,5 +1,6 @@
 """What the Makefile and the Snakefile call: `python -m cotlib check FILE | run FILE -- COMMAND… | book FROM TO | publish FILE`."""
 
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,11 @@ from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths, relative
 
 WHOLE_RUN = "run.json"
+# What Snakemake and the kernel say in every run, and a reader cannot act on.
+CHATTER = re.compile(
+    r"Assuming unrestricted|Building DAG|Using shell|Select jobs|Execute \d+ jobs|Touching output|Nothing to be done|"
+    r"\[IPKernelApp\]|Complete log|Elapsed time|Provided|Job stats|Finished job|.*steps \(.*done|\s*$"
+)
 USAGE = "python -m cotlib check FILE | run FILE -- COMMAND… | book EXECUTED OUTPUT | publish FILE"
 
 
@@ -89,6 +95,8 @@ def _shown_and_kept(command, log):
     with open(log, "w", encoding="utf-8") as kept:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
+            if CHATTER.match(line):
+                continue
             print(line, end="", flush=True)
             kept.write(line)
             kept.flush()

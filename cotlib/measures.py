@@ -12,7 +12,7 @@ import pandas as pd
 from cotlib import chat, responses, scores
 from cotlib.corpus import records
 from cotlib.engine import decoding, prefixes, scoring
-from cotlib.runs import artifacts, sources
+from cotlib.runs import artifacts, machine, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,7 @@ def measuring_key(settings, unit, questions, adapter_key):
     Args:
         settings: an experiment's `evaluation` section; adapter_key: of the unit's adapter, None for `base`.
     """
-    libraries = ("torch", "transformers", "peft")
-    versions = {name: version for name, version in artifacts.versions().items() if name in libraries}
+    versions = machine.versions_of("torch", "transformers", "peft")
     questions = [question.model_dump() for question in questions]
     return artifacts.digest(
         unit.model, str(unit.arm), unit.seed, adapter_key, questions,
@@ -53,7 +52,7 @@ def measure(settings, model, tokenizer, questions, seed):
         of mappings, one a sampled response; token counts and seconds for the log.
     """
     started = time.time()
-    memory = prefixes.Memory(decoding.room(model.device) // 4)
+    memory = prefixes.Memory(decoding.memory_budget(model.device) // 4)
     said, traces = responses.sample(settings, model, tokenizer, questions, seed, memory)
     sampling_seconds = time.time() - started
     scored = list(cases(settings, tokenizer, questions, traces))

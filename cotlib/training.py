@@ -20,7 +20,7 @@ from cotlib import chat, loss
 from cotlib.arms import LOSS_WEIGHTINGS, SAFE, SHUFFLED, TYPES, Arm
 from cotlib.engine import lora, models, prefixes, products
 from cotlib.errors import BadInput
-from cotlib.runs import artifacts, sources
+from cotlib.runs import artifacts, machine, sources
 
 # Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -36,8 +36,7 @@ def training_key(settings, unit, rows):
     Args:
         settings: an experiment's `training` section; unit: a `Unit`; rows: from `encode_rows`.
     """
-    libraries = ("torch", "transformers", "peft", "trl", "unsloth")
-    versions = {name: version for name, version in artifacts.versions().items() if name in libraries}
+    versions = machine.versions_of("torch", "transformers", "peft", "trl", "unsloth")
     return artifacts.digest(
         unit.model, str(unit.arm), unit.seed, [(row.input_ids, row.labels) for row in rows],
         settings.model_dump(), sources.code_digest(__name__), versions,

@@ -4,8 +4,6 @@ Every reader of JSON lines and every check of a record against its schema goes t
 loaded and for data that are imported alike. Knows no schema of its own: `records.py` brings them.
 """
 
-from pathlib import Path
-
 import pydantic
 
 from cotlib.errors import BadInput, explain, shown
@@ -14,15 +12,10 @@ from cotlib.runs import documents
 
 def json_lines(path):
     """(where, object) for every line of a JSONL file that is not blank; `where` names file and line."""
-    rows = []
-    # Not splitlines: U+2028 and its like may stand in a text.
-    for number, line in enumerate(documents.read_text(path, "a JSONL file").split("\n"), 1):
-        if line.strip():
-            where = f"{Path(path).name} line {number}"
-            row = documents.parse_json(line, where)
-            if not isinstance(row, dict):
-                raise BadInput(f'{where}: {shown(row)} is not an object; write a line such as {{"question": "…"}}')
-            rows.append((where, row))
+    rows = documents.json_lines(path)
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise BadInput(f'{where}: {shown(row)} is not an object; write a line such as {{"question": "…"}}')
     return rows
 
 

@@ -175,6 +175,8 @@ def quiet_warnings():
     with warnings.catch_warnings(), quiet(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
 def is_here(model_id):
     """True if a model needs no hub: it is embedded, or a local folder."""
     return model_id in EMBEDDED or Path(model_id).is_dir()

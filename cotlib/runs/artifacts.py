@@ -6,6 +6,7 @@ at any moment leaves only finished files and folders behind, and the next run ca
 
 import contextlib
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 import filelock
 
 from cotlib.errors import BadInput
-from cotlib.runs import machine
+from cotlib.runs import documents, machine
 
 MANIFEST = "manifest.json"
 
@@ -106,60 +107,24 @@ def write_json(path, value):
 
 def read_json(path):
     """The value of a JSON file. Raises BadInput, which names file and place, if it is damaged or repeats a key."""
-    return _parsed(_text(path), str(path))
+    return documents.parse_json(documents.read_text(path), str(path))
 
 
 def write_jsonl(path, rows):
-    """Write an iterable of mappings, one JSON object a line."""
+    """Write an iterable of mappings, one JSON object a line; compressed where the name ends in `.gz`."""
+    content = "".join(_line(row) for row in rows).encode()
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        # Without a time in its header, so that the same rows give the same bytes.
+        temporary.write_bytes(gzip.compress(content, mtime=0) if Path(path).suffix == ".gz" else content)
 
 
 def read_jsonl(path):
-    """The values of a JSON Lines file, in its order, without empty lines; errors as in `numbered_rows`."""
-    return [value for _, value in numbered_rows(path)]
-
-
-def numbered_rows(path):
-    """Pairs (line number from 1, value) of a JSON Lines file; empty lines are skipped.
-
-    Raises:
-        BadInput: the file is no UTF-8 text, or a line is no JSON or repeats a key; it names file and line.
-    """
-    # Not splitlines: it would also cut at U+2028, which may stand in a text.
-    lines = enumerate(_text(path).split("\n"), 1)
-    return [(number, _parsed(line, f"{path} line {number}")) for number, line in lines if line.strip()]
+    """The values of a JSON Lines file, in its order, without empty lines; errors as in `documents.json_lines`."""
+    return [value for _, value in documents.json_lines(path)]
 
 
 def _line(row):
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _text(path):
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")  # a byte-order mark is not part of the text
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-
-
-def _parsed(text, where):
-    """The value of a JSON text; `where` names its place in messages."""
-
-    def unique(pairs):
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in keys if keys.count(key) > 1)
-            raise BadInput(f"{where}: the key {repeated!r} stands more than once in an object; keep one of them")
-        return value
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise BadInput(f"{where} is not JSON: {error.msg} at {place}") from None
-    except RecursionError:
-        raise BadInput(f"{where} is nested too deeply to be read; give it fewer levels") from None
 
 
 class Journal:

@@ -4,6 +4,7 @@ Knows nothing about what the data mean. A byte-order mark is accepted. A key tha
 the later one would silently win; so is nesting too deep to be read, and YAML whose aliases expand without end.
 """
 
+import gzip
 import json
 from pathlib import Path
 
@@ -15,16 +16,30 @@ MOST_NODES = 100_000  # of a YAML document, its aliases expanded: far beyond any
 
 
 def read_text(path, wanted="a file that is there"):
-    """The text of a UTF-8 file, without a byte-order mark.
+    """The text of a UTF-8 file, without a byte-order mark; unpacked where its name ends in `.gz`.
 
     Raises BadInput if it cannot be read, with `wanted` as what to give instead.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        content = Path(path).read_bytes()
+        return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError):
+        raise BadInput(f"{path} is damaged: it is no whole gzip file; make it again") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); give {wanted}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def json_lines(path, wanted="a JSONL file"):
+    """Pairs (where, value) for every line of a JSON Lines file that is not blank; `where` names file and line.
+
+    Raises BadInput as `read_text` and `parse_json` do.
+    """
+    # Not splitlines: U+2028 and its like may stand in a text.
+    lines = enumerate(read_text(path, wanted).split("\n"), 1)
+    places = [(f"{Path(path).name} line {number}", line) for number, line in lines if line.strip()]
+    return [(where, parse_json(line, where)) for where, line in places]
 
 
 def parse_json(text, where):

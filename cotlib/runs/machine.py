@@ -25,6 +25,11 @@ def versions():
     return found
 
 
+def versions_of(*names):
+    """The installed versions of the named libraries alone: what a unit's result depends on."""
+    return {name: version for name, version in versions().items() if name in names}
+
+
 def hardware():
     """What this run ran on: processor, cores, memory in GiB, accelerator."""
     import psutil

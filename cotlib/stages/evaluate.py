@@ -8,7 +8,7 @@ import pandas as pd
 from cotlib import measures, responses, scores
 from cotlib.arms import BASE, Arm
 from cotlib.engine import models
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, machine
 from cotlib.runs import units as runs
 from cotlib.stages import craft
 
@@ -81,7 +81,7 @@ class _Work:
         adapter = self.paths.unit("train", unit) if unit.arm.trained else None
         with models.adapted(model, adapter) as adapted:
             rows, said, counts = measures.measure(self.settings, adapted, tokenizer, self.questions, unit.seed)
-        artifacts.release_memory()
+        machine.release_memory()
         artifacts.write_table(folder / MEASURES, scores.of_unit(rows, unit))
         named = {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed}
         artifacts.write_jsonl(folder / RESPONSES, [named | response for response in said])

@@ -9,7 +9,7 @@ from cotlib.errors import BadInput
 from cotlib.judges import marks
 from cotlib.judges.judgement import VALIDATION, Context
 from cotlib.judges.panel import judge_class
-from cotlib.runs import artifacts, sources
+from cotlib.runs import artifacts, machine, sources
 from cotlib.runs import units as runs
 from cotlib.stages import craft
 from cotlib.stages.evaluate import RESPONSES, selected, with_base
@@ -76,7 +76,7 @@ def _tasks(experiment, paths, units, questions):
     settings, code = experiment.judging.model_dump(), sources.code_digest("cotlib.judges.panel")
     labelled = [record.model_dump() for record in (*probe_items(experiment), *questions)]
     judges = [judge_class(name).identity() for name in experiment.judging.judges]
-    versions = {name: version for name, version in artifacts.versions().items() if name in ("torch", "transformers")}
+    versions = machine.versions_of("torch", "transformers")
     tasks = []
     for unit in units:
         responses = runs.key_of(experiment, paths, "evaluate", unit)
