@@ -1,4 +1,4 @@
-"""What the Makefile and the Snakefile call: `python -m cotlib check FILE | run FILE -- COMMAND… | book FROM TO | publish FILE`."""
+"""What the Makefile and the Snakefile call: check an experiment, run its workflow, render a book, publish a run."""
 
 import re
 import subprocess

@@ -30,7 +30,7 @@ _REPLY = "REPLY"
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One training row. `labels` hold −100 where there is no loss; `segments` say context, trace or answer (0, 1, 2)."""
+    """One training row: `labels` hold −100 where there is no loss, `segments` context, trace or answer (0, 1, 2)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -133,7 +133,7 @@ def _end_of_turn(tokenizer):
 
 
 def ids(tokenizer, text):
-    """Token ids of a piece of the template: control strings become control tokens, nothing is put in front or behind."""
+    """Token ids of a piece of the template: control strings become control tokens, nothing is put before or behind."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -22,7 +22,7 @@ from cotlib.engine import lora, models, prefixes, products
 from cotlib.errors import BadInput
 from cotlib.runs import artifacts, machine, sources
 
-# Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
+# Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(models.cache_folder() / "unsloth_compiled_cache"))
 
@@ -97,7 +97,7 @@ class LoraTrainer:
         self.model_id, self.settings, self.on_gpu = model_id, settings, torch.cuda.is_available()
         with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
             library = _unsloth()
-            # Recomputing activations saves memory that a small model on a CPU does not need (1.4 times as fast without).
+            # Recomputing activations saves memory that a small CPU model does not need (1.4 times as fast without).
             checkpointing = "unsloth" if self.on_gpu else False
             model, self.tokenizer = library.from_pretrained(
                 model_name=models.fetch(model_id), max_seq_length=settings.max_tokens, dtype=models.compute_dtype(),

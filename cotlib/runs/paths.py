@@ -72,7 +72,7 @@ class Paths:
 
     @property
     def published(self):
-        """True if these are a published run's results (`book/results/`): they are read as they are, and never written."""
+        """True if these are a published run's results (`book/results/`): read as they are, and never written."""
         return (self.root / PUBLICATION).is_file()
 
     def check_owner(self):
@@ -103,7 +103,7 @@ class Paths:
         return path
 
     def command(self, stage, unit=None):
-        """The command that makes a stage here: `make`, or papermill for other folders and for units that are not listed."""
+        """The command that makes a stage here: `make`, or papermill for other folders and units that are not listed."""
         if unit is None and self.results == "results":
             return f"make {stage} EXPERIMENT={self.file}"
         more = [] if unit is None else [f"-p models {unit.model} -p arms {unit.arm} -p seed {unit.seed}"]
