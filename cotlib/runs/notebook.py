@@ -68,7 +68,7 @@ class _Tee(io.TextIOBase):
         return True
 
     def write(self, text):
-        for stream in (self.shown, self.kept):
+        for stream in (self.kept, self.shown):
             stream.write(text)
             stream.flush()
         return len(text)
