@@ -1,4 +1,4 @@
-"""One arm's training: a real run of Unsloth and TRL is a plain PyTorch loop, repeatable to the byte, and stops if it diverges."""
+"""One arm's training: a real run of Unsloth and TRL is a plain PyTorch loop, to the byte, and stops if it diverges."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_a_card_says_what_the_arm_was_trained_on_and_warns(tmp_path, arm, parts)
         assert part in card
 
 
-# ---- real runs of Unsloth and TRL: in processes of their own, because Unsloth changes transformers where it is imported
+# ---- real runs of Unsloth and TRL: in processes of their own, because Unsloth changes transformers
 
 FIT = """
 import json, sys

@@ -154,7 +154,8 @@ from cotlib.experiment import Experiment
 from cotlib.runs import units
 from cotlib.runs.paths import Paths
 
-top, experiment, slow, seconds = Path(sys.argv[1]), Experiment.parse(json.loads(sys.argv[2])), sys.argv[3], float(sys.argv[4])
+top, experiment = Path(sys.argv[1]), Experiment.parse(json.loads(sys.argv[2]))
+slow, seconds = sys.argv[3], float(sys.argv[4])
 
 def work(task, folder):
     (folder / "half.txt").write_text("half")

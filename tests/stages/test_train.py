@@ -1,4 +1,4 @@
-"""The train stage: units are trained once, a killed run goes on with the same bytes, and what cannot be trained stops it first."""
+"""The train stage: units are trained once, a killed run goes on with the same bytes, faults are told before any work."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(killed):
-    """Results and lines of a run that goes on where the killed one stopped, and trains two models in three arms besides."""
+    """Results and lines of a run that goes on where the killed one stopped, and trains six units besides."""
     results, _ = killed
     return results, finished(start(results, LONG, SHORT)).splitlines()
 
