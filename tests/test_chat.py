@@ -1,4 +1,4 @@
-"""Section 4 of the design: what every arm's sequence holds, what its loss covers, and that generation starts where training did."""
+"""What every arm's sequence holds, what its loss covers, and that generation starts where training did (DESIGN 4)."""
 
 from types import SimpleNamespace
 
@@ -213,7 +213,7 @@ def test_answers_of_the_built_rows_are_identical_across_arms(any_tokenizer, item
 
 
 def before_the_split(tokenizer, item, arm):
-    """Ids of a row as they were made before questions were guarded: prompt, trace and answer tokenised in one go each."""
+    """Ids of a row as they were made before: prompt, trace and answer tokenised in one go each."""
     if arm.endswith("-T"):
         context = chat.header(tokenizer) + chat.ids(tokenizer, OPEN)
     else:
