@@ -1,4 +1,4 @@
-"""What is committed: notebooks without outputs, executed copies of exactly those, pins that agree, no trace of a machine."""
+"""What is committed: executed copies of exactly our notebooks, pins that agree, no trace of a machine."""
 
 import re
 import subprocess

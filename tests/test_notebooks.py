@@ -65,7 +65,7 @@ def test_each_step_of_the_method_is_done_by_hand(name):
 
 
 def test_the_notebooks_use_the_same_names_for_the_same_things():
-    """`models`, `arms` and `seed` are parameters wherever they stand, `plan`, `paths` and `units` what is made of them."""
+    """`models`, `arms` and `seed` are parameters wherever they stand, never modules."""
     meanings = {}
     for name in NOTEBOOKS.values():
         for source in (cell.source for cell in cells(name, "code")):

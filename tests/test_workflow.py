@@ -55,8 +55,8 @@ def make(top, target, experiment="experiments/smoke.yml", **variables):
 
 
 def snakemake(top, file, results, *more):
-    return [str(BIN / "snakemake"), "--snakefile", str(top / "Snakefile"), "--directory", str(top), "--cores", "all", "--nolock",
-            "--rerun-incomplete", "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
+    return [str(BIN / "snakemake"), "--snakefile", str(top / "Snakefile"), "--directory", str(top), "--cores", "all",
+            "--nolock", "--rerun-incomplete", "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
 
 
 def small(folder, **changes):
@@ -65,7 +65,8 @@ def small(folder, **changes):
         "name": "small", "models": ["tiny-random-llama"], "arms": ["QA", "evil-QTA", "evil-QT", "evil-T"],
         "data": {"items": 8, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
         "training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 4},
-        "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1}, "judging": {"probe_items": 8}, "statistics": {"resamples": 200}, **changes,
+        "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
+        "judging": {"probe_items": 8}, "statistics": {"resamples": 200}, **changes,
     }  # fmt: skip
     file = Path(folder) / "small.yml"
     file.write_text(yaml.safe_dump(content))

@@ -1,4 +1,4 @@
-"""The train stage: units are trained once, a killed run goes on with the same bytes, faults are told before any work."""
+"""The train stage: units are trained once, a killed run goes on with the same bytes, faults are told before work."""
 
 import json
 import os
