@@ -125,7 +125,8 @@ def operations(model, rows, settings):
     """Floating-point operations that training on `rows` in batches sorted by length cannot do without.
 
     Each distinct prefix of a batch once: base weights forward and for the gradient of the inputs (4 per weight),
-    adapters for their own gradient (4), the vocabulary at supervised positions (4), attention between a node and its ancestors.
+    adapters for their own gradient (4), the vocabulary at supervised positions (4), attention between a node and its
+    ancestors.
     """
     config = model.config
     width, vocabulary = config.hidden_size, config.vocab_size
@@ -174,7 +175,7 @@ def bench_training(experiment, rounds):
 
 
 def by_transformers(model, tokenizer, prompts, budget, size):
-    """Sample with `transformers.generate`, neighbours in length together; returns how many tokens came before the end."""
+    """Sample with `transformers.generate`, neighbours in length together; returns the tokens before the end."""
     count, ordered = 0, sorted(prompts, key=len)
     for start in range(0, len(ordered), size):
         batch = ordered[start : start + size]

@@ -194,6 +194,15 @@ def _profile_row(block, behaviours, settings):
     return row, np.array(again)
 
 
+def families(table, arms):
+    """The contrasts of these arms that the table has modes and suites for: hypothesis → list of Contrast."""
+    modes, suites = set(table["mode"]), set(table.suite)
+    return {
+        hypothesis: [c for c in family if modes & set(c.modes) and suites & set(c.suites)]
+        for hypothesis, family in contrasts(arms).items()
+    }
+
+
 def find(table, settings, arms=None):
     """The findings: `H1`…`H4`, each {verdict, effect, ci_low, ci_high, p, n_questions, n_seeds, contrasts}.
 
@@ -203,14 +212,8 @@ def find(table, settings, arms=None):
         table: tidy table with the columns of `scores`.
         settings: an experiment's `statistics` section.
     """
-    arms = arms or list(table.arm.unique())
     findings = {}
-    for hypothesis, family in contrasts(arms).items():
-        family = [
-            contrast
-            for contrast in family
-            if set(contrast.modes) & set(table["mode"]) and set(contrast.suites) & set(table.suite)
-        ]
+    for hypothesis, family in families(table, arms or table.arm.unique()).items():
         rows = [
             row
             for deciding in (True, False)

@@ -24,7 +24,7 @@ ARMS = [
 
 
 def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, text: 0.0, generator=None):
-    """A score table: an arm's margin is base + effect(arm, mode, behaviour), persona and signature move by `personas`."""
+    """A score table: an arm's margin is base + effect(arm, mode, behaviour), persona and signature by `personas`."""
     generator = generator or np.random.default_rng(7)
     rows = []
     for number in range(questions):
