@@ -57,8 +57,10 @@ def make(top, target, experiment="experiments/smoke.yml", **variables):
 
 
 def snakemake(top, file, results, *more):
-    return [str(BIN / "snakemake"), "--snakefile", str(top / "Snakefile"), "--directory", str(top), "--cores",
-            "all", "--nolock", "--rerun-incomplete", "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
+    where = ["--snakefile", str(top / "Snakefile"), "--directory", str(top)]
+    how = ["--cores", "all", "--nolock", "--rerun-incomplete"]
+    what = ["--config", f"experiment={file}", f"results={results}"]
+    return [str(BIN / "snakemake"), *where, *how, *what, *more]
 
 
 def small(folder, **changes):
