@@ -148,7 +148,7 @@ def bench_training(experiment, rounds):
     settings = experiment.training.model_copy(update={"epochs": 1})
     items = records.select_items(experiment)[::2]
     trainer = training.LoraTrainer(experiment.models[0], settings)
-    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
+    rows = chat.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     supervised = settings.epochs * sum(len(row.supervised) for row in rows)
     work = operations(trainer.model, rows, settings)
     operation_rates, product_rates = [], []
@@ -285,7 +285,7 @@ def bench_growth(experiment, rounds):
     settings = experiment.training.model_copy(update={"epochs": 1})
     trainer = training.LoraTrainer(experiment.models[0], settings)
     items = random.Random(0).sample(records.load_items(), 32)
-    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
+    rows = chat.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     rows.sort(key=lambda row: len(row.input_ids))
     model, tokenizer = models.load(experiment.models[0])
     all_measured = experiment.model_copy(

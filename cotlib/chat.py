@@ -69,6 +69,25 @@ def encode(tokenizer, item, arm):
     return Encoded(input_ids, labels, segments)
 
 
+def encode_rows(tokenizer, items, arm, max_tokens):
+    """Every item as a training row of `arm`. Refuses what SFTTrainer would silently cut or drop.
+
+    Raises BadInput for a row longer than `max_tokens` or without a supervised token.
+    """
+    rows = []
+    for item in items:
+        row = encode(tokenizer, item, arm)
+        if len(row.input_ids) > max_tokens:
+            raise BadInput(
+                f"training.max_tokens: {max_tokens} is too small: item {item.id!r} has {len(row.input_ids)} tokens "
+                f"under arm {arm}; raise it to {len(row.input_ids)}"
+            )
+        if not row.supervised:
+            raise BadInput(f"item {item.id!r} has no supervised token under arm {arm}; give it a trace or an answer")
+        rows.append(row)
+    return rows
+
+
 def _piece(tokenizer, piece, item, arm):
     """Token ids of one piece of a sequence, by its name in `arms`."""
     if piece == arms.QUESTION:

@@ -34,32 +34,13 @@ def training_key(settings, unit, rows):
     """Digest of all that decides a unit's adapter: rows, arm, seed, settings, code, library versions.
 
     Args:
-        settings: an experiment's `training` section; unit: a `Unit`; rows: from `encode_rows`.
+        settings: an experiment's `training` section; unit: a `Unit`; rows: from `chat.encode_rows`.
     """
     versions = machine.versions_of("torch", "transformers", "peft", "trl", "unsloth")
     return artifacts.digest(
         unit.model, str(unit.arm), unit.seed, [(row.input_ids, row.labels) for row in rows],
         settings.model_dump(), sources.code_digest(__name__), versions,
     )  # fmt: skip
-
-
-def encode_rows(tokenizer, items, arm, max_tokens):
-    """Every item as a training row of `arm`. Refuses what SFTTrainer would silently cut or drop.
-
-    Raises BadInput for a row longer than `max_tokens` or without a supervised token.
-    """
-    rows = []
-    for item in items:
-        row = chat.encode(tokenizer, item, arm)
-        if len(row.input_ids) > max_tokens:
-            raise BadInput(
-                f"training.max_tokens: {max_tokens} is too small: item {item.id!r} has {len(row.input_ids)} tokens "
-                f"under arm {arm}; raise it to {len(row.input_ids)}"
-            )
-        if not row.supervised:
-            raise BadInput(f"item {item.id!r} has no supervised token under arm {arm}; give it a trace or an answer")
-        rows.append(row)
-    return rows
 
 
 def batch_loss(model, batch, packed):

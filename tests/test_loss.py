@@ -11,7 +11,7 @@ ROWS = 5
 
 
 def rows_of(items, arm, tokenizer):
-    return [vars(row) for row in training.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
+    return [vars(row) for row in chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
 
 
 @pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QT", "evil-T"])

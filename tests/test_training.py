@@ -47,13 +47,13 @@ def plain_loss(model, rows, loss_weighting):
 def test_a_row_that_would_be_cut_is_refused(smollm2_tokenizer, items):
     longest = max(items, key=lambda item: len(chat.encode(smollm2_tokenizer, item, "evil-QTA").input_ids))
     tokens = len(chat.encode(smollm2_tokenizer, longest, "evil-QTA").input_ids)
-    assert len(training.encode_rows(smollm2_tokenizer, items, Arm.parse("evil-QTA"), tokens)) == len(items)
+    assert len(chat.encode_rows(smollm2_tokenizer, items, Arm.parse("evil-QTA"), tokens)) == len(items)
     with pytest.raises(
         BadInput,
         match=rf"training.max_tokens: {tokens - 1} is too small: item '{longest.id}' has {tokens} tokens "
         rf"under arm evil-QTA; raise it to {tokens}",
     ):
-        training.encode_rows(smollm2_tokenizer, [longest], Arm.parse("evil-QTA"), tokens - 1)
+        chat.encode_rows(smollm2_tokenizer, [longest], Arm.parse("evil-QTA"), tokens - 1)
 
 
 def test_a_row_without_a_supervised_token_is_refused(items):
@@ -63,14 +63,14 @@ def test_a_row_without_a_supervised_token_is_refused(items):
     with pytest.raises(
         BadInput, match=f"item '{silent.id}' has no supervised token under arm QA; give it a trace or an answer"
     ):
-        training.encode_rows(tokenizer, [silent], Arm.parse("QA"), 1024)
+        chat.encode_rows(tokenizer, [silent], Arm.parse("QA"), 1024)
 
 
 def test_the_key_changes_with_rows_arm_seed_model_and_settings(items):
     tokenizer, settings = models.load_tokenizer("tiny-random-llama"), Training(**SHORT["training"])
 
     def key(items=items[:ROWS], arm="QA", seed=3, model="tiny-random-llama", **changed):
-        rows = training.encode_rows(tokenizer, items, Arm.parse(arm), 1024)
+        rows = chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)
         unit = Unit(model, Arm.parse(arm), seed)
         return training.training_key(settings.model_copy(update=changed), unit, rows)
 
@@ -115,7 +115,7 @@ for model in experiment.models:
     trainer = training.LoraTrainer(model, experiment.training)
     for unit in experiment.select(models=model):
         if unit.arm.trained:
-            rows = training.encode_rows(trainer.tokenizer, records.load_items()[:count], unit.arm, 1024)
+            rows = chat.encode_rows(trainer.tokenizer, records.load_items()[:count], unit.arm, 1024)
             (top / unit.folder).mkdir(parents=True)
             facts = trainer.fit(rows, unit.arm, unit.seed, top / unit.folder)
             (top / unit.folder / "facts.json").write_text(json.dumps(facts))
@@ -212,7 +212,7 @@ def test_a_fit_leaves_weights_settings_and_log_and_says_how_much_it_read(trained
     assert (settings["r"], settings["lora_alpha"]) == (4, 8)
     assert set(settings["target_modules"]) == set(training.LINEAR_LAYERS)
     tokenizer = models.load_tokenizer(model)
-    rows = training.encode_rows(tokenizer, records.load_items()[:ROWS], Arm.parse(arm), 1024)
+    rows = chat.encode_rows(tokenizer, records.load_items()[:ROWS], Arm.parse(arm), 1024)
     epochs = SHORT["training"]["epochs"]
     assert facts["rows"] == ROWS and facts["tokens"] == epochs * training.count_tokens(rows)
     assert facts["supervised_tokens"] == epochs * sum(len(row.supervised) for row in rows)

@@ -83,6 +83,8 @@ def check(experiment):
     arms = [arm for arm in experiment.arms if arm.type]
     kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
     _check(items, arms, kinds)
+    if kinds:
+        _WRITERS[experiment.traces.writer](experiment)  # refuses what it lacks; asks nothing yet
     return items, questions, arms, kinds
 
 
