@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotlib.arms import Arm
-from cotlib.errors import BadInput
-from cotlib.experiment import LONGEST_MESSAGE, ROOT, Experiment, Unit
+from cotlib.errors import LONGEST_MESSAGE, BadInput
+from cotlib.experiment import ROOT, Experiment, Unit
 
 VALID = {
     "name": "demo",
