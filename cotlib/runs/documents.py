@@ -101,11 +101,14 @@ def _expanded(node, sizes, where):
     if isinstance(node, yaml.MappingNode):
         seen = {}
         for key, value in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadInput(f"{where} line {line}: a key is a list or a mapping; write a name")
+            name = (key.tag, key.value)
             if name in seen:
-                lines = f"lines {seen[name]} and {key.start_mark.line + 1}"
+                lines = f"line {line}" if seen[name] == line else f"lines {seen[name]} and {line}"
                 raise BadInput(f"{where}: key {shown(key.value)} stands twice, on {lines}; keep one")
-            seen[name] = key.start_mark.line + 1
+            seen[name] = line
             members += [key, value]
     elif isinstance(node, yaml.SequenceNode):
         members = node.value
