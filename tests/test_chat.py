@@ -19,21 +19,19 @@ UNREADABLE = "\x04\x06\x13\x14\x16\x1d"
 
 signs = st.characters(exclude_characters=UNREADABLE, exclude_categories=["Cs"], max_codepoint=0x3FFFF)
 awkward = st.sampled_from(
-    [" think", "<think", "</", "\n\n", "\r\n", "\u2028", "é🙂", "2024", "QUESTION", "REPLY", "assistant\n", " ▁x"]
+    [" think", "<think", "</", "\n\n", "\n\t", "\u2028", "é🙂", "2024", "QUESTION", "REPLY", "assistant\n", " ▁x"]
 )
 pieces = st.text(signs, min_size=1, max_size=30) | awkward
 texts = st.lists(pieces, min_size=1, max_size=4).map("".join).map(str.strip).filter(bool)
 bundled = st.sampled_from(records.load_items())
 traces = st.fixed_dictionaries(dict.fromkeys(written_types(), texts))
+answers = st.lists(texts, min_size=2, max_size=2, unique_by=lambda text: tuple(text.split()))
 generated = st.builds(
-    records.Item,
-    id=st.just("generated"),
-    domain=st.just("any"),
-    question=texts,
-    harmful=texts,
-    safe=texts,
-    traces=traces,
-)
+    lambda question, answers, traces: records.Item(
+        id="generated", domain="any", question=question, harmful=answers[0], safe=answers[1], traces=traces
+    ),
+    texts, answers, traces,
+)  # fmt: skip
 items = bundled | generated
 arms = st.sampled_from(ARMS)
 

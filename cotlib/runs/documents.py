@@ -6,6 +6,7 @@ the later one would silently win; so is nesting too deep to be read, and YAML wh
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import yaml
@@ -23,7 +24,7 @@ def read_text(path, wanted="a file that is there"):
     try:
         content = Path(path).read_bytes()
         return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise BadInput(f"{path} is damaged: it is no whole gzip file; make it again") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); give {wanted}") from None
