@@ -1,15 +1,14 @@
-"""Contrasts, intervals and verdicts, on tables whose truth is known."""
-
-import math
+"""Effects and verdicts, on tables whose truth is known."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cotlib import findings
+from cotlib import contrasts, findings
 from cotlib.arms import BEHAVIOURS, MODES, Arm, studied_types
 from cotlib.errors import BadInput
 from cotlib.experiment import Statistics
+from cotlib.scores import COLUMNS
 
 SETTINGS = Statistics(resamples=1000)
 ARMS = [
@@ -38,6 +37,8 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                         "suite": suite,
                         "behaviour": behaviour,
                         "question_id": f"q{number}",
+                        "sample": 0,
+                        "text": "",
                         "judge": "none",
                         "model": "m",
                     }
@@ -50,38 +51,15 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                     )
                 for text in studied_types():
                     shift = personas(arm, text) + noise * generator.normal()
-                    rows.append({**here, "mode": "no-think", "measure": f"persona:{text}", "value": level + shift})
-                    rows.append({**here, "mode": "think", "measure": f"signature:{text}", "value": level + shift})
-    return pd.DataFrame(rows)
+                    rows.append(
+                        {**here, "mode": "no-think", "measure": "persona", "text": text, "value": level + shift}
+                    )
+                    rows.append({**here, "mode": "think", "measure": "signature", "text": text, "value": level + shift})
+    return pd.DataFrame(rows)[COLUMNS]
 
 
 def nothing(arm, mode, behaviour):
     return 0.0
-
-
-def test_holm_matches_a_worked_example():
-    adjusted, divisors = findings.holm([0.01, 0.04, 0.03, 0.005])
-    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert divisors == [3, 1, 2, 4]
-
-
-def test_wilson_matches_a_worked_example_and_has_no_interval_without_trials():
-    assert findings.wilson(4, 10) == pytest.approx((0.1682, 0.6873), abs=1e-4)
-    assert all(math.isnan(bound) for bound in findings.wilson(0, 0))
-
-
-def test_the_bootstrap_of_question_means_has_the_textbook_standard_error():
-    values = np.random.default_rng(0).normal(size=(200, 1))
-    means = findings.bootstrap(values, 4000, seed=3)
-    assert means.std() == pytest.approx(values.std() / math.sqrt(200), rel=0.06)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
-
-
-def test_resampling_seeds_widens_the_interval_when_seeds_disagree():
-    generator = np.random.default_rng(0)
-    agree = generator.normal(size=(60, 1)) + np.zeros((1, 3))
-    disagree = agree + np.array([[-1.0, 0.0, 1.0]])
-    assert findings.bootstrap(disagree, 2000, 1).std() > 2 * findings.bootstrap(agree, 2000, 1).std()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +125,7 @@ def test_under_no_effect_verdicts_are_rarely_wrong():
     wrong = 0
     for seed in range(40):
         scores = table(nothing, generator=np.random.default_rng(seed), noise=1.0)
-        family = [contrast for contrast in findings.contrasts(ARMS)["H1"] if contrast.deciding]
+        family = [contrast for contrast in contrasts.contrasts(ARMS)["H1"] if contrast.deciding]
         wrong += findings.decide(findings.estimate(scores, family, Statistics(resamples=200))) != "inconclusive"
     assert wrong <= 7  # 5 % of 40 is 2; 7 or more happen once in 200 tries
 
@@ -176,7 +154,7 @@ def test_a_hypothesis_whose_arms_are_missing_is_not_tested():
 def test_a_contrast_on_an_arm_without_scores_names_it():
     scores = table(nothing)
     with pytest.raises(BadInput, match="needs arm 'evil-T'"):
-        findings.cells(scores[scores.arm != "evil-T"], findings.Contrast("x", (("evil-T", "base"),)))
+        findings.cells(scores[scores.arm != "evil-T"], contrasts.Contrast("x", (("evil-T", "base"),)))
 
 
 def test_rates_count_successes_over_responses():
@@ -184,5 +162,6 @@ def test_rates_count_successes_over_responses():
         {"arm": "QA", "mode": "think", "judge": "probe", "measure": "misaligned", "value": value}
         for value in (1.0, 0.0, 0.0, 1.0)
     ]
-    rate = findings.rates(pd.DataFrame(rows)).iloc[0]
+    rate = findings.rates(pd.DataFrame(rows), 0.95).iloc[0]
     assert (rate["rate"], rate["count"], rate["responses"]) == (0.5, 2, 4)
+    assert (rate["ci_low"], rate["ci_high"]) == pytest.approx((0.15, 0.85), abs=0.005)
