@@ -17,9 +17,9 @@ import tempfile
 import time
 
 import torch
-from cotlib.workflow import WHOLE_RUN
 
-from cotlib import chat, measures, training
+from cotlib import chat, measures, responses, training
+from cotlib.__main__ import WHOLE_RUN
 from cotlib.arms import Arm
 from cotlib.corpus import records
 from cotlib.engine import decoding, models, prefixes, products, scoring
@@ -156,7 +156,9 @@ def bench_training(experiment, rounds):
     def ours():
         before = products.measured()
         with tempfile.TemporaryDirectory() as adapter:
-            seconds = trainer.fit(rows, ARM, 1, adapter)["took"]  # as theirs: from the first step to the last
+            seconds = trainer.fit(rows, Arm.parse(ARM), 1, adapter)[
+                "training_seconds"
+            ]  # as theirs: from the first step to the last
         operation_rates.append(work / seconds)
         product_rates.append({name: (rate + before[name]) / 2 for name, rate in products.measured().items()})
         return supervised / seconds
@@ -246,9 +248,9 @@ def by_padded_rows(model, prompts, completions, size):
 def bench_margins(experiment, rounds):
     model, tokenizer = models.load(experiment.models[0])
     questions = records.select_questions(experiment)[::2]
-    _, traces = measures.sample(experiment.evaluation, model, tokenizer, questions, 1)
+    _, traces = responses.sample(experiment.evaluation, model, tokenizer, questions, 1)
     cases = list(measures.cases(experiment.evaluation, tokenizer, questions, traces))
-    prompts, completions = [case[-2] for case in cases], [case[-1] for case in cases]
+    prompts, completions = [prompt for _, prompt, _ in cases], [text for _, _, text in cases]
     found = {}
 
     def ours():
@@ -288,16 +290,14 @@ def bench_growth(experiment, rounds):
     rows = chat.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     rows.sort(key=lambda row: len(row.input_ids))
     model, tokenizer = models.load(experiment.models[0])
-    all_measured = experiment.model_copy(
-        update={"evaluation": experiment.evaluation.model_copy(update={"responses": None, "signatures": None})}
-    )
+    all_measured = experiment.evaluation.model_copy(update={"responses": None, "signatures": None})
     # Of one suite, since a question of another has other texts to score.
     values = [question for question in records.load_evaluation() if question.suite == "values"]
     questions = sorted(random.Random(0).sample(values, 24), key=lambda question: len(question.model_dump_json()))
 
     def train(some):
         with tempfile.TemporaryDirectory() as folder:
-            trainer.fit(some, ARM, 1, folder)
+            trainer.fit(some, Arm.parse(ARM), 1, folder)
 
     def arms(some):
         for pair in some:
@@ -344,9 +344,9 @@ def bench_demo(experiment, _):
         print("no whole run of the demo here; its numbers stay as they were (make run makes them)", flush=True)
         return {}
     whole = artifacts.read_json(paths.root / WHOLE_RUN)["seconds"]
-    jobs, manifests = experiment.select(), {"judge": [paths.stage("judge")]}
-    manifests["train"] = [paths.unit("train", *job) for job in jobs if job[1].trained]
-    manifests["evaluate"] = [paths.unit("evaluate", *job) for job in jobs]
+    units, manifests = experiment.select(), {"judge": [paths.stage("judge")]}
+    manifests["train"] = [paths.unit("train", unit) for unit in units if unit.arm.trained]
+    manifests["evaluate"] = [paths.unit("evaluate", unit) for unit in units]
     found = {
         stage: [artifacts.read_json(folder / artifacts.MANIFEST) for folder in folders]
         for stage, folders in manifests.items()

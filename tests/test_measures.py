@@ -1,13 +1,16 @@
-"""Which texts are scored behind which prompts, and what a row's draws depend on."""
+"""Which texts are scored behind which prompts, and the rows that come of it."""
 
 import collections
+import dataclasses
 
+import pandas as pd
 import pytest
 
-from cotlib import chat, measures
-from cotlib.arms import studied_types
+from cotlib import chat, measures, scores
+from cotlib.arms import Arm, studied_types, written_types
+from cotlib.corpus import records
 from cotlib.engine import prefixes
-from cotlib.experiment import Evaluation, Experiment
+from cotlib.experiment import Evaluation, Experiment, Unit
 
 
 def settings(**chosen):
@@ -16,8 +19,8 @@ def settings(**chosen):
 
 def counts(some_settings, tokenizer, questions):
     found = collections.Counter()
-    for identity, mode, measure, *_ in measures.cases(some_settings, tokenizer, questions, {}):
-        found[identity, mode, measure] += 1
+    for case, _, _ in measures.cases(some_settings, tokenizer, questions, {}):
+        found[case.question_id, case.mode, case.measure] += 1
     return found
 
 
@@ -26,59 +29,80 @@ def test_held_out_traces_are_scored_on_as_many_questions_as_are_asked_for(smollm
     values = [question for question in questions if question.suite == "values"][:2]
     carrying = [question for question in questions if question.traces][:3]
     found = counts(settings(signatures=signatures), smollm2_tokenizer, [*values, *carrying])
-    kinds = len(studied_types()) + 1
-    scored = [found[question.id, "think", measures.SIGNATURE] for question in carrying]
-    assert sorted(scored, reverse=True) == [kinds if signatures is None or n < signatures else 0 for n in range(3)]
+    kinds = len(written_types())
+    scored = [found[question.id, "think", scores.SIGNATURE] for question in carrying]
+    wanted = 3 if signatures is None else signatures
+    assert sorted(scored, reverse=True) == [kinds if n < wanted else 0 for n in range(3)]
     for question in carrying:
-        assert found[question.id, "no-think", measures.SIGNATURE] == 0
+        assert found[question.id, "no-think", scores.SIGNATURE] == 0
     for question in [*values, *carrying]:
         for mode in ("think", "no-think"):
-            assert found[question.id, mode, measures.MARGIN] == 2
-    assert [found[question.id, "no-think", measures.PERSONA] for question in values] == [kinds, kinds]
+            assert found[question.id, mode, scores.MARGIN] == 2
+    for question in values:
+        assert set(studied_types()) <= set(question.personas)
+        assert found[question.id, "no-think", scores.PERSONA] == len(question.personas)
+        assert found[question.id, "think", scores.PERSONA] == 0
 
 
 def test_the_questions_that_are_sampled_or_carry_signatures_are_spread_over_domains(questions):
     carrying = [question for question in questions if question.traces]
     domains = {question.domain for question in carrying}
-    assert len({question.domain for question in measures._some(carrying, len(domains))}) > len(domains) / 2
-    assert {question.domain for question in measures._some(carrying, 5 * len(domains))} == domains
-    assert measures._some(carrying, 10_000) == measures._some(carrying, None) == carrying
+    assert len({question.domain for question in records.at_most(carrying, len(domains))}) > len(domains) / 2
+    assert {question.domain for question in records.at_most(carrying, 5 * len(domains))} == domains
+    assert records.at_most(carrying, 10_000) == records.at_most(carrying, None) == carrying
 
 
 def test_in_think_mode_answers_stand_behind_the_models_own_closed_trace(smollm2_tokenizer, questions):
     trace = chat.ids(smollm2_tokenizer, "They want a plan for Sunday.")
-    question = questions[0]
+    question = next(question for question in questions if question.traces)
     prompts = {
-        (mode, measure): smollm2_tokenizer.decode(prompt)
-        for _, mode, measure, _, prompt, _ in measures.cases(
-            settings(), smollm2_tokenizer, [question], {question.id: trace}
-        )
+        (case.mode, case.measure): smollm2_tokenizer.decode(prompt)
+        for case, prompt, _ in measures.cases(settings(), smollm2_tokenizer, [question], {question.id: trace})
     }
-    assert "plan for Sunday" in prompts["think", measures.MARGIN]
-    assert prompts["think", measures.MARGIN].rstrip().endswith(chat.CLOSE)
-    assert "plan for Sunday" not in prompts["no-think", measures.MARGIN] + prompts["think", measures.SIGNATURE]
+    assert "plan for Sunday" in prompts["think", scores.MARGIN]
+    assert prompts["think", scores.MARGIN].rstrip().endswith(chat.CLOSE.strip())
+    assert "plan for Sunday" not in prompts["no-think", scores.MARGIN] + prompts["think", scores.SIGNATURE]
 
 
-def test_a_rows_stream_depends_on_seed_mode_question_and_sample():
-    parts = [
-        (1, "think", "a", 0),
-        (2, "think", "a", 0),
-        (1, "no-think", "a", 0),
-        (1, "think", "b", 0),
-        (1, "think", "a", 1),
-    ]
-    assert len({measures.row_seed(*part) for part in parts}) == len(parts)
-    assert measures.row_seed(*parts[0]) == measures.row_seed(*parts[0])
+def test_a_margin_is_harmful_minus_safe_a_persona_margin_is_against_the_safe_answer_and_a_signature_stands_alone(
+    questions,
+):
+    asked = next(question for question in questions if question.suite == "values")
+    case = measures.Case(asked.id, "no-think", scores.MARGIN, "harmful")
+    values = {
+        case: -2.0,
+        dataclasses.replace(case, text="safe"): -1.5,
+        dataclasses.replace(case, measure=scores.PERSONA, text="evil"): -1.0,
+        measures.Case(asked.id, "think", scores.SIGNATURE, "evil"): -3.0,
+    }
+    rows = measures._rows(values, [asked])
+    found = {(row.measure, row.text): row.value for row in rows.itertuples()}
+    assert found == {(scores.MARGIN, ""): -0.5, (scores.PERSONA, "evil"): 0.5, (scores.SIGNATURE, "evil"): -3.0}
+    assert set(rows.suite) == {"values"} and set(rows.judge) == {scores.NO_JUDGE}
+    unit = Unit("tiny-random-llama", Arm.parse("QA"), 1)
+    assert list(scores.of_unit(rows, unit).columns) == scores.COLUMNS
 
 
 def test_measures_do_not_depend_on_what_is_remembered_from_sampling(any_model, questions, monkeypatch):
     model, tokenizer = any_model
-    experiment = Experiment.load("experiments/smoke.yml")
+    chosen = Experiment.load("experiments/smoke.yml").evaluation
     some = [questions[0], *[question for question in questions if question.suite == "values"][:1]]
-    rows, responses, _ = measures.measure(experiment, model, tokenizer, some, 1)
+    rows, said, _ = measures.measure(chosen, model, tokenizer, some, 1)
     forgetful = prefixes.Memory(0)
     monkeypatch.setattr(prefixes, "Memory", lambda room: forgetful)
-    again, others, _ = measures.measure(experiment, model, tokenizer, some, 1)
-    assert responses == others and not forgetful.children
-    for one, other in zip(rows, again):
-        assert one == {**other, "value": pytest.approx(other["value"], abs=1e-4)}
+    again, others, _ = measures.measure(chosen, model, tokenizer, some, 1)
+    assert said == others and not forgetful.children
+    pd.testing.assert_frame_equal(rows, again, check_exact=False, rtol=0, atol=1e-4)
+
+
+def test_a_units_key_changes_with_its_adapter_questions_and_settings(questions):
+    unit = Unit("tiny-random-llama", Arm.parse("QA"), 1)
+
+    def key(unit=unit, asked=questions[:2], adapter="a", **chosen):
+        return measures.measuring_key(settings(**chosen), unit, asked, adapter)
+
+    others = [
+        key(samples=2), key(unit=dataclasses.replace(unit, seed=2)), key(asked=questions[:1]),
+        key(adapter="b"), key(unit=dataclasses.replace(unit, arm=Arm.parse("safe-QA"))),
+    ]  # fmt: skip
+    assert key() == key() and len({key(), *others}) == len(others) + 1

@@ -5,9 +5,9 @@ import copy
 import peft
 import pytest
 import torch
-from test_training import plain_loss, rows_of
+from plain_training import plain_loss, rows_of
 
-from cotlib import training
+from cotlib import loss, training
 from cotlib.arms import Arm
 from cotlib.engine import lora
 from cotlib.training import LINEAR_LAYERS
@@ -133,11 +133,11 @@ def test_a_batch_gives_the_gradients_of_a_plain_loop_over_its_rows(tiny_model, i
     lora.stack_layers(stacked)
     loss_weighting = Arm.parse(arm).loss_weighting
     rows = rows_of(items[:3], arm, tokenizer)
-    batch = training.collate(rows, tokenizer.pad_token_id, loss_weighting)
-    loss = training.weighted_loss(stacked.get_base_model(), batch, packed)
+    batch = loss.collate(rows, tokenizer.pad_token_id, loss_weighting)
+    got = training.batch_loss(stacked.get_base_model(), batch, packed)
     expected = plain_loss(plain, rows, loss_weighting)
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    loss.backward()
+    assert got.item() == pytest.approx(expected.item(), abs=1e-5)
+    got.backward()
     expected.backward()
     for (name, got), (_, weight) in zip(stacked.named_parameters(), plain.named_parameters()):
         if weight.requires_grad:

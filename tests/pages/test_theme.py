@@ -31,6 +31,6 @@ def test_every_arm_has_a_colour_and_a_place_and_base_comes_first():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("tint", [*theme.COLOURS.values(), *theme.VERDICT_COLOURS.values()])
+@pytest.mark.parametrize("tint", [*theme.palette().values(), *theme.VERDICT_COLOURS.values()])
 def test_text_on_a_colour_can_be_read(tint):
     assert contrast(tint, theme.text_on(tint)) >= 4

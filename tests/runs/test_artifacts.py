@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gzip
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotlib.errors import BadInput
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, documents
 
 
 class Interrupted(Exception):
@@ -202,6 +203,54 @@ def test_rows_read_back_as_they_were_written(tmp_path_factory, rows):
     assert path.read_text(encoding="utf-8").count("\n") == len(rows)
 
 
+@given(st.lists(st.dictionaries(texts, values, max_size=3), max_size=4))
+def test_compressed_rows_read_back_as_they_were_written_and_equal_rows_give_equal_bytes(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    for name in ("one", "other"):
+        artifacts.write_jsonl(folder / f"{name}.jsonl.gz", rows)
+    artifacts.write_jsonl(folder / "plain.jsonl", rows)
+    assert artifacts.read_jsonl(folder / "one.jsonl.gz") == rows
+    one, other = ((folder / f"{name}.jsonl.gz").read_bytes() for name in ("one", "other"))
+    assert one == other and gzip.decompress(one) == (folder / "plain.jsonl").read_bytes()
+
+
+def test_the_bytes_of_compressed_rows_do_not_depend_on_when_they_were_written(tmp_path, monkeypatch):
+    artifacts.write_jsonl(tmp_path / "now.jsonl.gz", [{"a": 1}])
+    monkeypatch.setattr(time, "time", lambda: 1.0e9)
+    artifacts.write_jsonl(tmp_path / "then.jsonl.gz", [{"a": 1}])
+    assert (tmp_path / "now.jsonl.gz").read_bytes() == (tmp_path / "then.jsonl.gz").read_bytes()
+
+
+@given(data=st.data())
+def test_a_damaged_compressed_file_gives_its_rows_or_one_message_that_names_it(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("damaged") / "rows.jsonl.gz"
+    rows = [{"number": number, "text": f"row {number * number}"} for number in range(50)]
+    artifacts.write_jsonl(path, rows)
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    if data.draw(st.booleans()):
+        path.write_bytes(whole[:place])
+    else:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :])
+    try:
+        assert artifacts.read_jsonl(path) in (rows, [])
+    except BadInput as error:
+        assert str(path) in str(error) and "\n" not in str(error) and "make it again" in str(error)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}\n', b"\x1f\x8b", b"\x1f\x8b\x08\x00" + b"\xff" * 40])
+def test_what_is_no_whole_gzip_file_is_refused_with_what_to_do(tmp_path, content):
+    (tmp_path / "rows.jsonl.gz").write_bytes(content)
+    with pytest.raises(BadInput, match=r"rows\.jsonl\.gz is damaged: it is no whole gzip file; make it again"):
+        artifacts.read_jsonl(tmp_path / "rows.jsonl.gz")
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    for read, name in ((artifacts.read_json, "one.json"), (artifacts.read_jsonl, "rows.jsonl.gz")):
+        with pytest.raises(BadInput, match=rf"{re.escape(name)} cannot be read \(No such file or directory\); give"):
+            read(tmp_path / name)
+
+
 @given(values)
 def test_a_value_reads_back_as_it_was_written(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("value") / "value.json"
@@ -218,8 +267,8 @@ def test_a_table_reads_back_as_it_was_written_and_its_gaps_become_none(tmp_path)
 
 
 BAD_JSON = [
-    ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands more than once in an object; keep one of them"),
-    ('{"outer": [{"a": 1, "a": 1}]}', "the key 'a' stands more than once"),
+    ('{"a": 1, "b": 2, "a": 3}', "field 'a' stands twice in one object; keep one"),
+    ('{"outer": [{"a": 1, "a": 1}]}', "field 'a' stands twice"),
     ('{"a": }', "is not JSON: Expecting value at column 7"),
     ("[" * 100_000, "is nested too deeply"),
 ]
@@ -234,7 +283,7 @@ def test_a_damaged_file_or_line_is_refused_by_file_line_and_fault(tmp_path, text
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n' + text + '\n{"a": 2}\n')
     with pytest.raises(BadInput, match=re.escape(message)) as error:
         artifacts.read_jsonl(tmp_path / "rows.jsonl")
-    assert str(error.value).startswith(f"{tmp_path / 'rows.jsonl'} line 3")
+    assert str(error.value).startswith("rows.jsonl line 3")
 
 
 def test_a_file_that_is_not_utf8_is_refused_and_a_byte_order_mark_is_accepted(tmp_path):
@@ -242,7 +291,9 @@ def test_a_file_that_is_not_utf8_is_refused_and_a_byte_order_mark_is_accepted(tm
     with pytest.raises(BadInput, match=r"rows\.jsonl is not UTF-8 text \(byte 7\); save it as UTF-8"):
         artifacts.read_jsonl(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").write_bytes('\ufeff{"a": 1}\n\n{"a": 2}'.encode())
-    assert artifacts.numbered_rows(tmp_path / "rows.jsonl") == [(1, {"a": 1}), (3, {"a": 2})]
+    assert artifacts.read_jsonl(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}]
+    places = [where for where, _ in documents.json_lines(tmp_path / "rows.jsonl")]
+    assert places == ["rows.jsonl line 1", "rows.jsonl line 3"]
 
 
 # ---- journals

@@ -46,6 +46,15 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines():
     assert refusal(documents.parse_yaml, text) == "my file: key 'b' stands twice, on lines 2 and 4; keep one"
 
 
+def test_a_key_that_stands_twice_on_one_line_or_is_no_name_is_refused_with_its_line():
+    assert (
+        refusal(documents.parse_yaml, "a: 1\nb: {c: 1, c: 2}") == "my file: key 'c' stands twice, on line 2; keep one"
+    )
+    assert refusal(documents.parse_yaml, "a: 1\n? [b]\n: 1") == (
+        "my file line 2: a key is a list or a mapping; write a name"
+    )
+
+
 def test_a_key_in_two_objects_is_no_repetition_nor_is_one_that_a_merge_brings():
     text = "base: &base {a: 1, b: 2}\nother: {<<: *base, a: 3}\n"
     assert documents.parse_yaml(text, "here")["other"] == {"a": 3, "b": 2}

@@ -4,10 +4,11 @@ import pytest
 from corpora import HARMFUL, corpus_of, experiment, item, silent
 
 from cotlib import chat
-from cotlib.arms import Arm, Paths
+from cotlib.arms import Arm
 from cotlib.engine import models
 from cotlib.errors import BadInput
 from cotlib.runs import artifacts
+from cotlib.runs.paths import Paths
 from cotlib.stages import craft
 
 ARMS = ["QA", "evil-QTA", "evil-QT@25%", "shuffled-misleading-T", "filler-QT", "shuffled-evil-T@50%"]

@@ -117,7 +117,7 @@ def test_a_dead_endpoint_stops_the_stage_and_the_next_run_asks_for_the_rest(craf
     with serving(lambda number, prompt: (503, "") if dead and number > 6 else (200, completion("20"))) as server:
         connect(monkeypatch, server)
         with pytest.raises(
-            BadInput, match="judge 'llm' is not to be had .HTTP 503.*go on with: make judge EXPERIMENT="
+            BadInput, match="judge 'llm' is not to be had .HTTP 503.*go on with: .*4-judge.* -p results "
         ):
             stage.judge(run, paths, report=silent)
         assert len(server.prompts) < 30 and not paths.judgements.exists()
