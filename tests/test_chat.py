@@ -29,7 +29,7 @@ texts = st.lists(pieces, min_size=1, max_size=4).map("".join).map(str.strip).fil
 bundled = st.sampled_from(records.load_items())
 traces = st.fixed_dictionaries(dict.fromkeys(WRITTEN_TYPES, texts))
 generated = st.builds(
-    records.Item,
+    records.Item.model_construct,
     id=st.just("generated"),
     domain=st.just("any"),
     question=texts,

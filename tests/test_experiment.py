@@ -235,7 +235,8 @@ def test_an_alias_for_a_value_is_read(tmp_path):
     path = tmp_path / "demo.yml"
 
     path.write_text("name: demo\nmodels: [tiny-random-llama]\narms: [QA]\nseeds: &one [1]\n"
-                    "training: &training {epochs: 1, learning_rate: 0.1}\ndata: {seed: 0}\nstatistics: {resamples: &n 200}\n"
+                    "training: &training {epochs: 1, learning_rate: 0.1}\ndata: {seed: 0}\n"
+                    "statistics: {resamples: &n 200}\n"
                     "judging: {probe_items: *n}\n")  # fmt: skip
     assert Experiment.load(path).judging.probe_items == 200
 
