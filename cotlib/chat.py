@@ -59,14 +59,19 @@ def encode(tokenizer, item, arm):
             "the craft stage writes it: make craft"
         )
     input_ids, labels, segments = [], [], []
-    for piece in arm.recipe.context:
-        part = _piece(tokenizer, piece, item, arm)
-        input_ids, labels, segments = input_ids + part, labels + [NO_LOSS] * len(part), segments + [CONTEXT] * len(part)
-    for piece in arm.recipe.supervised:
-        part = _piece(tokenizer, piece, item, arm)
-        segment = ANSWER if piece in (arms.ANSWER, arms.END) else TRACE
-        input_ids, labels, segments = input_ids + part, labels + part, segments + [segment] * len(part)
+    for segment, part in pieces(tokenizer, item, arm):
+        input_ids += part
+        labels += [NO_LOSS] * len(part) if segment == CONTEXT else part
+        segments += [segment] * len(part)
     return Encoded(input_ids, labels, segments)
+
+
+def pieces(tokenizer, item, arm):
+    """The pieces of an arm's sequence, each tokenised by itself: pairs (segment, token ids), in order."""
+    for piece in arm.recipe.context:
+        yield CONTEXT, _piece(tokenizer, piece, item, arm)
+    for piece in arm.recipe.supervised:
+        yield ANSWER if piece in (arms.ANSWER, arms.END) else TRACE, _piece(tokenizer, piece, item, arm)
 
 
 def encode_rows(tokenizer, items, arm, max_tokens):

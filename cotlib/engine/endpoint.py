@@ -40,7 +40,7 @@ def variables(prefix):
     return tuple(f"{prefix}_{part}" for part in PARTS)
 
 
-def check(prefix, setting, instead="", environment=os.environ):
+def from_environment(prefix, setting, instead="", environment=os.environ):
     """The values of the three variables.
 
     Args:
@@ -74,7 +74,7 @@ class Endpoint:
     """
 
     def __init__(self, prefix, setting, *, timeout_seconds, attempts, concurrency, instead="", environment=os.environ):
-        url, self.model, key = check(prefix, setting, instead, environment)
+        url, self.model, key = from_environment(prefix, setting, instead, environment)
         self.timeout_seconds, self.concurrency = timeout_seconds, concurrency
         self.down, self._failures, self._served = "", 0, False
 

@@ -11,7 +11,7 @@ import re
 
 import pandas as pd
 
-from cotlib.engine.endpoint import Endpoint, check, variables
+from cotlib.engine.endpoint import Endpoint, from_environment, variables
 from cotlib.judges.judgement import VALIDATION, Judgement
 from cotlib.runs import artifacts
 
@@ -64,7 +64,7 @@ class LLMJudge:
     @staticmethod
     def check(context):
         """Raise BadInput naming the environment variables that the judge lacks."""
-        check(PREFIX, SETTING, INSTEAD, context.environment)
+        from_environment(PREFIX, SETTING, INSTEAD, context.environment)
 
     @staticmethod
     def identity(environment=os.environ):

@@ -18,8 +18,8 @@ def check(experiment, paths, measure=True):
     """
     paths.check_owner()
     for model_id in experiment.models:
-        models.check(model_id)
-    items, questions, _, _ = craft.check(experiment)
+        models.require(model_id)
+    items, questions, _ = craft.selection(experiment)
     panel.check(experiment)
     for model_id in filter(models.is_here, experiment.models if measure else []):
         _check_lengths(experiment, model_id, items, questions)

@@ -26,7 +26,7 @@ def craft(experiment, paths, report=print):
     """
     if paths.published:
         return load(paths)
-    items, questions, _, kinds = check(experiment)
+    items, questions, kinds = selection(experiment)
     paths.own()
     started = time.time()
     writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
@@ -74,8 +74,8 @@ def with_controls(items, experiment):
 # ---- what the arms need
 
 
-def check(experiment):
-    """(items, questions, arms with traces, types a model must write), before any work.
+def selection(experiment):
+    """(items, questions, types a model must write) of an experiment, before any work.
 
     Raises BadInput for a corpus that cannot be used, and if an arm needs a trace that nobody would write.
     """
@@ -85,7 +85,7 @@ def check(experiment):
     _check(items, arms, kinds)
     if kinds:
         _WRITERS[experiment.traces.writer](experiment)  # refuses what it lacks; asks nothing yet
-    return items, questions, arms, kinds
+    return items, questions, kinds
 
 
 def needed_types(arms):

@@ -246,10 +246,10 @@ def test_variables_that_are_missing_are_named_with_the_remedy():
     with pytest.raises(
         BadInput, match="the test needs an endpoint, but COTLIB_TEST_MODEL is not set; set it with"
     ) as one:
-        endpoint.check("COTLIB_TEST", "the test", "do without", whole)
+        endpoint.from_environment("COTLIB_TEST", "the test", "do without", whole)
     assert "export COTLIB_TEST_MODEL=…, or do without" in str(one.value) and SECRET not in str(one.value)
     with pytest.raises(BadInput, match="COTLIB_TEST_BASE_URL, COTLIB_TEST_MODEL, COTLIB_TEST_API_KEY are not set"):
-        endpoint.check("COTLIB_TEST", "the test", environment={})
+        endpoint.from_environment("COTLIB_TEST", "the test", environment={})
 
 
 @pytest.mark.parametrize(
@@ -258,5 +258,5 @@ def test_variables_that_are_missing_are_named_with_the_remedy():
 def test_an_address_or_key_that_cannot_work_is_refused_without_being_shown(name, value):
     whole = {"COTLIB_TEST_BASE_URL": "http://here", "COTLIB_TEST_MODEL": "m", "COTLIB_TEST_API_KEY": SECRET}
     with pytest.raises(BadInput, match=name) as caught:
-        endpoint.check("COTLIB_TEST", "the test", environment=whole | {name: value})
+        endpoint.from_environment("COTLIB_TEST", "the test", environment=whole | {name: value})
     assert value not in str(caught.value)

@@ -171,7 +171,7 @@ def test_a_cache_that_cannot_be_written_to_is_named_with_what_to_do(monkeypatch,
         ("", ["model ''"]),
     ],
 )
-@pytest.mark.parametrize("call", [models.check, models.fetch, models.load, models.load_tokenizer])
+@pytest.mark.parametrize("call", [models.require, models.fetch, models.load, models.load_tokenizer])
 def test_an_unknown_model_is_refused_with_the_nearest(call, name, parts):
     with pytest.raises(BadInput) as error:
         call(name)
