@@ -32,7 +32,7 @@ def sources():
     pages = [path for path in (ROOT / "book").glob("*.*") if path.is_file()]
     static = list((ROOT / "book" / "_static").glob("*"))
     names = [str(path.relative_to(ROOT)) for path in (*pages, *static, ROOT / "_config.yml", ROOT / "_toc.yml")]
-    return sorted([*names, *code.files_of(Path(__file__))])
+    return sorted({*names, *code.files_of(Path(__file__)), str(Path(__file__).relative_to(ROOT))})
 
 
 def source_of(notebook):
@@ -126,6 +126,7 @@ def publish(experiment, paths):
         BadInput: a stage is missing, another experiment file has published under this name, or the numbers take more
             than `LARGEST_MEGABYTES`; nothing is changed then.
     """
+    paths.check_owner()
     for path, stage in ((paths.findings, "findings"), (paths.judgements, "judge"), (paths.measures, "evaluate")):
         paths.require(path, stage)
     notebooks = {name: cleaned(paths.root / "notebooks" / f"{name}.ipynb") for name in NOTEBOOKS.values()}
