@@ -26,10 +26,9 @@ def craft(experiment, paths, report=print):
     """
     if paths.published:
         return load(paths)
-    items, questions, _, kinds = check(experiment)
+    items, questions, writer, kinds = check(experiment)
     paths.own()
     started = time.time()
-    writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
     folder, facts = paths.stage("craft"), {}
     with artifacts.lock(folder):
         if writer:
@@ -75,15 +74,17 @@ def with_controls(items, experiment):
 
 
 def check(experiment):
-    """(items, questions, arms with traces, types a model must write), before any work.
+    """(items, questions, the model that writes or None, types that it must write), before any work.
 
-    Raises BadInput for a corpus that cannot be used, and if an arm needs a trace that nobody would write.
+    Raises BadInput for a corpus that cannot be used, if an arm needs a trace that nobody would write, and if the
+    writer's settings are incomplete.
     """
     items, questions = records.select(experiment)
     arms = [arm for arm in experiment.arms if arm.type]
     kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
     _check(items, arms, kinds)
-    return items, questions, arms, kinds
+    writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
+    return items, questions, writer, kinds
 
 
 def needed_types(arms):
