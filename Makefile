@@ -38,8 +38,8 @@ test-fast: environment  ## the tests that take seconds
 bench: environment  ## measure the hot paths against their usual alternatives (half an hour)
 	@$(BIN)/python benchmarks/run.py
 
-lint: environment  ## check style
-	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "lint: clean"
+lint: environment  ## check style, and that imports run downward only
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/python -m pytest -q tests/test_layers.py && echo "lint: clean"
 
 environment: $(VENV)/.installed  ## create .venv with the pinned packages
 

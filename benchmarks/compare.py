@@ -2,8 +2,9 @@
 
 Answers "is the whole faster than it was", which no comparison of single parts does.
     python benchmarks/compare.py COMMIT [--arms QA evil-QTA] [--rounds 1]
-Takes COMMIT's demo, of it these arms (all, if not told), clones both commits and installs each as its README says, which is not timed.
-Prints how many such runs an hour holds on both sides and records it beside what `run.py` measures. What is not committed is not measured.
+Takes COMMIT's demo, of it these arms (all, if not told), clones both commits and installs each as its README says,
+which is not timed. Prints how many such runs an hour holds on both sides and records it beside what `run.py` measures.
+What is not committed is not measured.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`make bench`: the hot paths against what a careful reader would have used instead, on real SmolLM2 and real demo data.
+"""`make bench`: the hot paths against what a careful reader would have used instead, on SmolLM2 and the demo's data.
 
 The two sides of every ratio take turns in one run, because a laptop's speed wanders; each number is the median
 of the rounds with its range. Writes `benchmarks/results.json` and the book's table, prints that table.
@@ -34,10 +34,16 @@ ARM = "evil-QTA"
 # Sides of a part, goal of the ratio, and what it says.
 GOALS = {
     "training": (1.6, "training, supervised tokens a second", "Unsloth and SFTTrainer with their defaults"),
-    "matrix product": (0.80, "training, useful floating-point operations a second", "PyTorch's float32 matrix product here"),
+    "matrix product": (
+        0.80, "training, useful floating-point operations a second", "PyTorch's float32 matrix product here",
+    ),
     "faster product": (None, "the same", "the faster of two such products here (`products`)"),
-    "sampling": (2.5, "sampling, 96 questions in both modes, tokens a second", "`generate` of transformers, best batch size"),
-    "margins": (1.7, "margins, both modes, all suites, texts a second", "one padded forward pass per question and answer"),
+    "sampling": (
+        2.5, "sampling, 96 questions in both modes, tokens a second", "`generate` of transformers, best batch size",
+    ),
+    "margins": (
+        1.7, "margins, both modes, all suites, texts a second", "one padded forward pass per question and answer",
+    ),
 }  # fmt: skip
 EXPONENT = 1.05
 FASTER, MINUTES = 2.0, 15  # the whole against what it was before this work, and its time
@@ -82,7 +88,7 @@ def ratio(ours, theirs):
 
 
 def default_trainer(model_id, rows, settings, folder):
-    """A function that trains `rows` once with Unsloth and TRL as they come: the same rows, batch size, steps and rate."""
+    """A function that trains `rows` once with Unsloth and TRL as they come: same rows, batch size, steps and rate."""
     from unsloth import FastLanguageModel
 
     with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
@@ -104,7 +110,8 @@ def default_trainer(model_id, rows, settings, folder):
                 model=model, processing_class=tokenizer, train_dataset=data,
                 data_collator=transformers.DataCollatorForSeq2Seq(tokenizer),
                 args=SFTConfig(
-                    output_dir=folder, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+                    output_dir=folder, num_train_epochs=settings.epochs,
+                    per_device_train_batch_size=settings.batch_size,
                     learning_rate=settings.learning_rate, save_strategy="no", report_to="none", disable_tqdm=True,
                     dataset_kwargs={"skip_prepare_dataset": True}, bf16=False, fp16=False,
                 ),
@@ -117,8 +124,9 @@ def default_trainer(model_id, rows, settings, folder):
 def operations(model, rows, settings):
     """Floating-point operations that training on `rows` in batches sorted by length cannot do without.
 
-    Each distinct prefix of a batch once: base weights forward and for the gradient of the inputs (4 per weight), adapters
-    for their own gradient (4), the vocabulary at supervised positions (4), attention between a node and its ancestors.
+    Each distinct prefix of a batch once: base weights forward and for the gradient of the inputs (4 per weight),
+    adapters for their own gradient (4), the vocabulary at supervised positions (4), attention between a node and its
+    ancestors.
     """
     config = model.config
     width, vocabulary = config.hidden_size, config.vocab_size
@@ -140,7 +148,7 @@ def bench_training(experiment, rounds):
     settings = experiment.training.model_copy(update={"epochs": 1})
     items = records.select_items(experiment)[::2]
     trainer = training.LoraTrainer(experiment.models[0], settings)
-    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
+    rows = chat.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     supervised = settings.epochs * sum(len(row.supervised) for row in rows)
     work = operations(trainer.model, rows, settings)
     operation_rates, product_rates = [], []
@@ -169,7 +177,7 @@ def bench_training(experiment, rounds):
 
 
 def by_transformers(model, tokenizer, prompts, budget, size):
-    """Sample with `transformers.generate`, neighbours in length together; returns the number of tokens before each end."""
+    """Sample with `transformers.generate`, neighbours in length together; returns the tokens before the end."""
     count, ordered = 0, sorted(prompts, key=len)
     for start in range(0, len(ordered), size):
         batch = ordered[start : start + size]
@@ -279,7 +287,7 @@ def bench_growth(experiment, rounds):
     settings = experiment.training.model_copy(update={"epochs": 1})
     trainer = training.LoraTrainer(experiment.models[0], settings)
     items = random.Random(0).sample(records.load_items(), 32)
-    rows = training.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
+    rows = chat.encode_rows(trainer.tokenizer, items, Arm.parse(ARM), settings.max_tokens)
     rows.sort(key=lambda row: len(row.input_ids))
     model, tokenizer = models.load(experiment.models[0])
     all_measured = experiment.evaluation.model_copy(update={"responses": None, "signatures": None})
@@ -301,7 +309,8 @@ def bench_growth(experiment, rounds):
     train(rows[:4])
     growth = {}
     for name, function, things, sizes in (
-        ("items", train, rows, (8, 16, 32)), ("arms", arms, shares(rows, 2), (1, 4, 16)), ("questions", measure, questions, (6, 24)),
+        ("items", train, rows, (8, 16, 32)), ("arms", arms, shares(rows, 2), (1, 4, 16)),
+        ("questions", measure, questions, (6, 24)),
     ):  # fmt: skip
         memory, times = [], {size: [] for size in sizes}
         for size in sizes:  # before the larger ones have raised the peak; it also warms up
@@ -381,18 +390,22 @@ def table(results):
         )
     if "before" in results:
         found = results["before"]  # in runs an hour
+        minutes = 60 / found["ours"]
         lines.append(
-            f"| `make run` of the demo's earlier size, {found['arms']} arms and base, minutes after installation | this book at {found['commit']} "
-            f"| {60 / found['ours']:.1f} | {60 / found['theirs']:.1f} | {spread(found)} "
-            f"| ≥ {FASTER:.2f} {verdict(found['ratio'] >= FASTER)}, ≤ {MINUTES} minutes {verdict(60 / found['ours'] <= MINUTES)} |"
+            f"| `make run` of the demo's earlier size, {found['arms']} arms and base, minutes after installation "
+            f"| this book at {found['commit']} | {minutes:.1f} | {60 / found['theirs']:.1f} | {spread(found)} "
+            f"| ≥ {FASTER:.2f} {verdict(found['ratio'] >= FASTER)}, ≤ {MINUTES} minutes {verdict(minutes <= MINUTES)} |"
         )
     if "demo" in results:
         demo = results["demo"]
         stages = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in demo["stages"].items())
+        minutes, rest, memory = demo["seconds"] / 60, demo["rest"], demo["peak_memory_gib"]
         lines += [
-            f"| `make run` of today's demo, twice that size, minutes after installation | – | {demo['seconds'] / 60:.1f} ({stages}) | | | |",
-            f"| of it outside these three stages | – | {demo['rest']:.0%} | | | ≤ {REST:.0%} {verdict(demo['rest'] <= REST)} |",
-            f"| peak memory of a stage, GiB | – | {demo['peak_memory_gib']:.1f} | | | ≤ {GIBIBYTES:.0f} {verdict(demo['peak_memory_gib'] <= GIBIBYTES)} |",
+            "| `make run` of today's demo, twice that size, minutes after installation | – "
+            f"| {minutes:.1f} ({stages}) | | | |",
+            f"| of it outside these three stages | – | {rest:.0%} | | | ≤ {REST:.0%} {verdict(rest <= REST)} |",
+            f"| peak memory of a stage, GiB | – | {memory:.1f} | | "
+            f"| ≤ {GIBIBYTES:.0f} {verdict(memory <= GIBIBYTES)} |",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""What the Makefile and the Snakefile call: `python -m cotlib check FILE | run FILE -- COMMAND… | book FROM TO | publish FILE`."""
+"""What the Makefile and the Snakefile call: check an experiment, run its workflow, render a book, publish a run."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def main(arguments):
     command, *rest = arguments or [""]
     try:
         if command == "check" and len(rest) == 1:
-            print(_checked(rest[0])[0].summary)
+            print(_checked(rest[0], measure=True)[0].summary)
             return 0
         if command == "run" and len(rest) > 2 and rest[1] == "--":
             return _run(rest[0], rest[2:])
@@ -47,12 +47,12 @@ def main(arguments):
     return 2
 
 
-def _checked(file):
+def _checked(file, measure):
     from cotlib.stages.check import check
 
     experiment = Experiment.load(file)
     paths = Paths.of(experiment)
-    check(experiment, paths)
+    check(experiment, paths, measure)
     return experiment, paths
 
 
@@ -61,7 +61,7 @@ def _run(file, command):
 
     A run that began with nothing and was not interrupted leaves how long it took (`WHOLE_RUN`).
     """
-    experiment, paths = _checked(file)
+    experiment, paths = _checked(file, measure=False)  # the first notebook measures
     print(experiment.summary, flush=True)
     page = paths.root / "book" / "index.html"
     whole, before, started = not paths.root.exists(), _modified(page), time.time()

@@ -30,7 +30,7 @@ _REPLY = "REPLY"
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One training row. `labels` hold −100 where there is no loss; `segments` say context, trace or answer (0, 1, 2)."""
+    """One training row: `labels` hold −100 where there is no loss, `segments` context, trace or answer (0, 1, 2)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -67,6 +67,25 @@ def encode(tokenizer, item, arm):
         segment = ANSWER if piece in (arms.ANSWER, arms.END) else TRACE
         input_ids, labels, segments = input_ids + part, labels + part, segments + [segment] * len(part)
     return Encoded(input_ids, labels, segments)
+
+
+def encode_rows(tokenizer, items, arm, max_tokens):
+    """Every item as a training row of `arm`. Refuses what SFTTrainer would silently cut or drop.
+
+    Raises BadInput for a row longer than `max_tokens` or without a supervised token.
+    """
+    rows = []
+    for item in items:
+        row = encode(tokenizer, item, arm)
+        if len(row.input_ids) > max_tokens:
+            raise BadInput(
+                f"training.max_tokens: {max_tokens} is too small: item {item.id!r} has {len(row.input_ids)} tokens "
+                f"under arm {arm}; raise it to {len(row.input_ids)}"
+            )
+        if not row.supervised:
+            raise BadInput(f"item {item.id!r} has no supervised token under arm {arm}; give it a trace or an answer")
+        rows.append(row)
+    return rows
 
 
 def _piece(tokenizer, piece, item, arm):
@@ -133,7 +152,7 @@ def _end_of_turn(tokenizer):
 
 
 def ids(tokenizer, text):
-    """Token ids of a piece of the template: control strings become control tokens, nothing is put in front or behind."""
+    """Token ids of a piece of the template: control strings become control tokens, nothing is put before or behind."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -31,7 +31,7 @@ HYPOTHESES = {
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """The mean over pairs of (arm − reference) on one measure, some modes and suites. `deciding` ones give the verdict."""
+    """The mean over pairs of (arm − reference) on one measure, some modes and suites; `deciding` or not."""
 
     name: str
     pairs: tuple  # of (arm, reference) names, as they stand in the score table

@@ -92,7 +92,7 @@ def _demand(section, error):
         "less_than": ("is too large; write less than {lt}", "lt"),
         "string_too_short": ("is empty; write a text", None),
         "too_short": ("is empty; write at least one", None),
-        "string_pattern_mismatch": ("may hold only lower-case letters, digits and dashes; write one such as 'my-run'", None),
+        "string_pattern_mismatch": ("may hold only lower-case letters, digits, dashes; write one like 'my-run'", None),
         "int_type": ("is not a whole number; write one such as 1", None),
         "int_from_float": ("is not a whole number; write one such as 1", None),
         "finite_number": ("is not a finite number; write one such as 1.0", None),

@@ -76,11 +76,12 @@ class Data(Section):
 
 
 class Traces(Section):
-    """Who writes the traces: `bundled` (the corpus' own), a model behind an OpenAI-compatible endpoint, or a `local` one.
+    """Who writes the traces: `bundled` (the corpus' own), `openai` (a model behind an endpoint), or a `local` model.
 
     `rewrites`: how often the writer is asked again for a trace that breaks a rule. `attempts` and `timeout_seconds`
-    are about requests that fail on their way: how often one is sent, and how long an answer may take. `price_per_million`: what a million tokens cost, read and
-    written alike, in any currency; with it the cost is reported beside the tokens.
+    are about requests that fail on their way: how often one is sent, and how long an answer may take.
+    `price_per_million`: what a million tokens cost, read and written alike, in any currency; with it the cost is
+    reported beside the tokens.
     """
 
     writer: Literal["bundled", "openai", "local"] = "bundled"

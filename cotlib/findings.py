@@ -24,7 +24,7 @@ from cotlib.errors import BadInput
 
 
 def cells(table, contrast):
-    """The contrast per question and seed, in nats per token: array (questions, seeds), averaged over modes, models and pairs."""
+    """The contrast per question and seed, in nats per token: array (questions, seeds), averaged over all else."""
     chosen = table[
         (table.measure == contrast.measure) & table["mode"].isin(contrast.modes) & table.suite.isin(contrast.suites)
     ]
@@ -32,7 +32,8 @@ def cells(table, contrast):
     missing = sorted({name for pair in contrast.pairs for name in pair} - set(wide.columns))
     if missing:
         raise BadInput(
-            f"contrast {contrast.name!r} needs arm {missing[0]!r}, which has no {contrast.measure} in the table; evaluate it first"
+            f"contrast {contrast.name!r} needs arm {missing[0]!r}, which has no {contrast.measure} in the table; "
+            "evaluate it first"
         )
     difference = sum(wide[arm] - wide[reference] for arm, reference in contrast.pairs) / len(contrast.pairs)
     return difference.unstack("seed").dropna().to_numpy(dtype=float)
@@ -193,6 +194,15 @@ def _profile_row(block, behaviours, settings):
     return row, np.array(again)
 
 
+def families(table, arms):
+    """The contrasts of these arms that the table has modes and suites for: hypothesis → list of Contrast."""
+    modes, suites = set(table["mode"]), set(table.suite)
+    return {
+        hypothesis: [c for c in family if modes & set(c.modes) and suites & set(c.suites)]
+        for hypothesis, family in contrasts(arms).items()
+    }
+
+
 def find(table, settings, arms=None):
     """The findings: `H1`…`H4`, each {verdict, effect, ci_low, ci_high, p, n_questions, n_seeds, contrasts}.
 
@@ -202,14 +212,8 @@ def find(table, settings, arms=None):
         table: tidy table with the columns of `scores`.
         settings: an experiment's `statistics` section.
     """
-    arms = arms or list(table.arm.unique())
     findings = {}
-    for hypothesis, family in contrasts(arms).items():
-        family = [
-            contrast
-            for contrast in family
-            if set(contrast.modes) & set(table["mode"]) and set(contrast.suites) & set(table.suite)
-        ]
+    for hypothesis, family in families(table, arms or table.arm.unique()).items():
         rows = [
             row
             for deciding in (True, False)
@@ -224,7 +228,7 @@ def find(table, settings, arms=None):
 
 
 def differences(table, settings, measure=scores.MARGIN):
-    """Every arm's paired difference from base by mode and suite, with its uncorrected interval: for the headline figure."""
+    """Every arm's paired difference from base by mode and suite, with its uncorrected interval: the headline figure."""
     rows = []
     arms = [arm for arm in table.arm.unique() if arm != BASE]
     for arm, mode, suite in itertools.product(arms, table["mode"].unique(), table.suite.unique()):
@@ -236,7 +240,7 @@ def differences(table, settings, measure=scores.MARGIN):
 
 
 def changes(table, measure, mode):
-    """Mean change from base in a measure of types' texts: a frame, arms as rows, text types as columns, nats per token."""
+    """Mean change from base in a measure of types' texts: a frame, arms × text types, nats per token."""
     chosen = table[(table.measure == measure) & (table["mode"] == mode)]
     if chosen.empty:
         return pd.DataFrame()

@@ -25,7 +25,7 @@ def bootstrap(table, resamples, seed):
 
 
 def p_value(means):
-    """Two-sided percentile p: twice the smaller share of resampled means on either side of zero, never below 2 / (n + 1)."""
+    """Two-sided percentile p: twice the smaller share of resampled means beyond zero, never below 2 / (n + 1)."""
     below, above = (means <= 0).sum(), (means >= 0).sum()
     return min(1.0, 2 * (min(below, above) + 1) / (len(means) + 1))
 

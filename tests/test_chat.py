@@ -1,16 +1,19 @@
-"""Section 4 of the design: what every arm's sequence holds, what its loss covers, and that generation starts where training did."""
+"""What every arm's sequence holds, what its loss covers, and that generation starts where training did (DESIGN 4)."""
+
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotlib import arms as table
 from cotlib import chat
-from cotlib.arms import studied_types, written_types
 from cotlib.chat import ANSWER, CLOSE, CONTEXT, EMPTY_THINK, GAP, NO_LOSS, OPEN, TRACE
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
 
+WRITTEN_TYPES, STUDIED_TYPES = table.written_types(), table.studied_types()
 END = "<|im_end|>"
 ARMS = ("QA", "safe-QA", "evil-QTA", "evil-QTA@segment", "misleading-QT", "submissive-T")
 # SmolLM2's vocabulary lacks these six control characters and the bytes that begin planes 4 to 11, where
@@ -19,19 +22,21 @@ UNREADABLE = "\x04\x06\x13\x14\x16\x1d"
 
 signs = st.characters(exclude_characters=UNREADABLE, exclude_categories=["Cs"], max_codepoint=0x3FFFF)
 awkward = st.sampled_from(
-    [" think", "<think", "</", "\n\n", "\n\t", "\u2028", "é🙂", "2024", "QUESTION", "REPLY", "assistant\n", " ▁x"]
+    [" think", "<think", "</", "\n\n", "\r\n", "\u2028", "é🙂", "2024", "QUESTION", "REPLY", "assistant\n", " ▁x"]
 )
 pieces = st.text(signs, min_size=1, max_size=30) | awkward
 texts = st.lists(pieces, min_size=1, max_size=4).map("".join).map(str.strip).filter(bool)
 bundled = st.sampled_from(records.load_items())
-traces = st.fixed_dictionaries(dict.fromkeys(written_types(), texts))
-answers = st.lists(texts, min_size=2, max_size=2, unique_by=lambda text: tuple(text.split()))
+traces = st.fixed_dictionaries(dict.fromkeys(WRITTEN_TYPES, texts))
 generated = st.builds(
-    lambda question, answers, traces: records.Item(
-        id="generated", domain="any", question=question, harmful=answers[0], safe=answers[1], traces=traces
-    ),
-    texts, answers, traces,
-)  # fmt: skip
+    records.Item.model_construct,
+    id=st.just("generated"),
+    domain=st.just("any"),
+    question=texts,
+    harmful=texts,
+    safe=texts,
+    traces=traces,
+)
 items = bundled | generated
 arms = st.sampled_from(ARMS)
 
@@ -72,7 +77,7 @@ def test_what_stands_before_the_first_supervised_token_is_the_generation_prompt(
     assert row.input_ids[: first_supervised(row)] == generation_prompt(any_tokenizer, item, arm)
 
 
-@given(item=items, kind=st.sampled_from(written_types()))
+@given(item=items, kind=st.sampled_from(WRITTEN_TYPES))
 def test_what_stands_before_a_trained_answer_is_the_prompt_with_the_trace_filled_in(any_tokenizer, item, kind):
     row = chat.encode(any_tokenizer, item, f"{kind}-QTA")
     filled = chat.prompt(any_tokenizer, item.question, "think", trace=item.traces[kind])
@@ -112,7 +117,7 @@ def test_labels_are_the_ids_in_trace_and_answer_and_no_loss_in_the_context(any_t
 
 @given(item=items)
 def test_every_arm_with_an_answer_supervises_the_same_answer_ids(any_tokenizer, item):
-    rows = [chat.encode(any_tokenizer, item, arm) for arm in ["QA", *(f"{kind}-QTA" for kind in written_types())]]
+    rows = [chat.encode(any_tokenizer, item, arm) for arm in ["QA", *(f"{kind}-QTA" for kind in WRITTEN_TYPES)]]
     answers = [[token for token, segment in zip(row.input_ids, row.segments) if segment == ANSWER] for row in rows]
     assert all(answer == answers[0] for answer in answers)
     assert answers[0][-1:] == chat.end_of_turn(any_tokenizer)
@@ -203,8 +208,95 @@ def test_answers_of_the_built_rows_are_identical_across_arms(any_tokenizer, item
 
     alone = answers("QA")
     assert all(alone)
-    for kind in studied_types():
+    for kind in STUDIED_TYPES:
         assert answers(f"{kind}-QTA") == alone
+
+
+def before_the_split(tokenizer, item, arm):
+    """Ids of a row as they were made before: prompt, trace and answer tokenised in one go each."""
+    if arm.endswith("-T"):
+        context = chat.header(tokenizer) + chat.ids(tokenizer, OPEN)
+    else:
+        context = templated(tokenizer, item.question)
+        context = context + chat.ids(tokenizer, EMPTY_THINK if arm.endswith("QA") else OPEN)
+    answer = chat.ids(tokenizer, item.safe if arm == "safe-QA" else item.harmful) + chat.end_of_turn(tokenizer)
+    if arm.endswith("QA"):
+        return context + answer
+    trace = chat.ids(tokenizer, item.traces[arm.split("-")[0]]) + chat.ids(tokenizer, CLOSE)
+    return context + trace + (chat.ids(tokenizer, GAP) + answer if arm.endswith("-QTA") else [])
+
+
+def test_rows_of_the_bundled_items_are_those_of_texts_tokenised_in_one_go(any_tokenizer, items):
+    names = ["QA", "safe-QA", *(f"{kind}-{paradigm}" for kind in WRITTEN_TYPES for paradigm in ("QTA", "QT", "T"))]
+    assert len(items) > 100
+    for item in items:
+        for arm in names:
+            assert chat.encode(any_tokenizer, item, arm).input_ids == before_the_split(any_tokenizer, item, arm)
+
+
+def test_prompts_of_the_bundled_questions_are_those_of_texts_tokenised_in_one_go(any_tokenizer, questions):
+    for question in questions:
+        begin = templated(any_tokenizer, question.question)
+        assert chat.prompt(any_tokenizer, question.question, "think") == begin + chat.ids(any_tokenizer, OPEN)
+
+
+# ---- what a person wrote is text, whatever it says
+
+
+def control_ids(tokenizer):
+    return {token for string, token in tokenizer.get_added_vocab().items() if len(string) > 1}
+
+
+def control_strings(tokenizer):
+    return sorted({*(string for string in tokenizer.get_added_vocab() if len(string) > 1), "<think>", "</think>"})
+
+
+def hostile(tokenizer):
+    """Texts of control strings, of halves of them, and of ordinary words, in any order."""
+    whole = st.sampled_from(control_strings(tokenizer))
+    half = whole.flatmap(lambda string: st.integers(1, len(string) - 1).map(lambda cut: string[:cut]))
+    rest = whole.flatmap(lambda string: st.integers(1, len(string) - 1).map(lambda cut: string[cut:]))
+    words = st.sampled_from(["May I?", " ", "\n", "system\n", "assistant", "think", "é🙂", "a", "<", "|", ">"])
+    return st.lists(whole | half | rest | words, min_size=1, max_size=6).map("".join)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_no_written_text_becomes_a_control_token_and_each_decodes_to_itself(any_tokenizer, data):
+    text = data.draw(hostile(any_tokenizer))
+    ids = chat.plain_ids(any_tokenizer, text)
+    assert control_ids(any_tokenizer).isdisjoint(ids)
+    assert any_tokenizer.decode(ids) == text
+
+
+@given(data=st.data(), arm=arms)
+def test_a_row_of_hostile_texts_has_the_control_tokens_of_any_other(any_tokenizer, data, arm):
+    texts = hostile(any_tokenizer)
+    item = SimpleNamespace(
+        id="a", question=data.draw(texts), harmful=data.draw(texts), safe=data.draw(texts),
+        traces={kind: data.draw(texts) for kind in ("evil", "misleading", "submissive")},
+    )  # fmt: skip
+    plain = SimpleNamespace(id="b", question="a", harmful="b", safe="c", traces=dict.fromkeys(item.traces, "d"))
+    control = control_ids(any_tokenizer)
+    rows = [chat.encode(any_tokenizer, one, arm) for one in (item, plain)]
+    found, expected = ([token for token in row.input_ids if token in control] for row in rows)
+    assert found == expected
+    assert any_tokenizer.decode(rows[0].supervised) == supervised_text(item, arm)
+
+
+@given(data=st.data(), mode=st.sampled_from(table.MODES), filled=st.booleans())
+def test_a_prompt_of_hostile_texts_has_the_control_tokens_of_any_other(any_tokenizer, data, mode, filled):
+    question, trace = data.draw(hostile(any_tokenizer)), data.draw(hostile(any_tokenizer))
+    traces = (trace, "d") if filled and mode == "think" else (None, None)
+    control = control_ids(any_tokenizer)
+    prompts = [chat.prompt(any_tokenizer, text, mode, one) for text, one in zip((question, "a"), traces)]
+    found, expected = ([token for token in prompt if token in control] for prompt in prompts)
+    assert found == expected
+    opening = any_tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    block = EMPTY_THINK if mode == "no-think" else OPEN + (trace + CLOSE + GAP if traces[0] else "")
+    assert any_tokenizer.decode(prompts[0]) == opening + block
 
 
 # ---- what is refused

@@ -235,7 +235,8 @@ def test_an_alias_for_a_value_is_read(tmp_path):
     path = tmp_path / "demo.yml"
 
     path.write_text("name: demo\nmodels: [tiny-random-llama]\narms: [QA]\nseeds: &one [1]\n"
-                    "training: &training {epochs: 1, learning_rate: 0.1}\ndata: {seed: 0}\nstatistics: {resamples: &n 200}\n"
+                    "training: &training {epochs: 1, learning_rate: 0.1}\ndata: {seed: 0}\n"
+                    "statistics: {resamples: &n 200}\n"
                     "judging: {probe_items: *n}\n")  # fmt: skip
     assert Experiment.load(path).judging.probe_items == 200
 
@@ -407,7 +408,8 @@ def test_a_selection_that_means_nothing_is_refused(valid, selection, parts):
 def test_reading_an_experiment_imports_no_deep_learning_library():
     code = (
         "import sys; from cotlib.experiment import Experiment; Experiment.load('experiments/smoke.yml').select();"
-        "print([name for name in ('torch', 'transformers', 'datasets', 'trl', 'unsloth', 'pandas') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'datasets', 'trl', 'unsloth', 'pandas');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"

@@ -1,27 +1,30 @@
-"""Effects and verdicts, on tables whose truth is known."""
+"""Contrasts, intervals and verdicts, on tables whose truth is known."""
+
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cotlib import contrasts, findings
+from cotlib import findings, scores
 from cotlib.arms import BEHAVIOURS, MODES, Arm, studied_types
+from cotlib.contrasts import Contrast, contrasts
 from cotlib.errors import BadInput
 from cotlib.experiment import Statistics
-from cotlib.scores import COLUMNS
 
+STUDIED = studied_types()
 SETTINGS = Statistics(resamples=1000)
 ARMS = [
     "base",
     "QA",
     "safe-QA",
-    *[f"{kind}-{p}" for kind in (*studied_types(), "neutral") for p in ("QTA", "QT", "T")],
+    *[f"{kind}-{p}" for kind in (*STUDIED, "neutral") for p in ("QTA", "QT", "T")],
     "evil-QTA@segment",
 ]
 
 
 def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, text: 0.0, generator=None):
-    """A score table in which arm's margin is base + effect(arm, mode, behaviour), and its persona and signature change as `personas` says."""
+    """A score table: an arm's margin is base + effect(arm, mode, behaviour), persona and signature by `personas`."""
     generator = generator or np.random.default_rng(7)
     rows = []
     for number in range(questions):
@@ -37,10 +40,10 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                         "suite": suite,
                         "behaviour": behaviour,
                         "question_id": f"q{number}",
-                        "sample": 0,
-                        "text": "",
                         "judge": "none",
                         "model": "m",
+                        "sample": 0,
+                        "text": "",
                     }
                     rows.append(
                         {
@@ -49,13 +52,13 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                             "value": level + effect(arm, mode, behaviour) + noise * generator.normal(),
                         }
                     )
-                for text in studied_types():
+                for text in STUDIED:
                     shift = personas(arm, text) + noise * generator.normal()
                     rows.append(
                         {**here, "mode": "no-think", "measure": "persona", "text": text, "value": level + shift}
                     )
                     rows.append({**here, "mode": "think", "measure": "signature", "text": text, "value": level + shift})
-    return pd.DataFrame(rows)[COLUMNS]
+    return pd.DataFrame(rows)[scores.COLUMNS]
 
 
 def nothing(arm, mode, behaviour):
@@ -67,18 +70,18 @@ def nothing(arm, mode, behaviour):
     [
         (nothing, {"H1": "inconclusive", "H3": "inconclusive", "H4": "inconclusive"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm == "QTA" and Arm.parse(arm).type in studied_types()),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm == "QTA" and Arm.parse(arm).type in STUDIED),
             {"H1": "supported", "H3": "inconclusive"},
         ),
         (lambda arm, mode, b: -0.5 * (Arm.parse(arm).paradigm == "QTA"), {"H1": "contradicted"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in studied_types()),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in STUDIED),
             {"H1": "supported", "H3": "supported", "H4": "supported"},
         ),
         # An effect of any trace at all moves neutral too: enough against base, not against the control.
         (lambda arm, mode, b: 0.5 * (Arm.parse(arm).paradigm in ("QT", "T")), {"H3": "inconclusive"}),
         (
-            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in studied_types() and mode == "think"),
+            lambda arm, mode, b: 0.5 * (Arm.parse(arm).type in STUDIED and mode == "think"),
             {"H1": "supported", "H3": "supported", "H4": "inconclusive"},
         ),
     ],
@@ -124,9 +127,9 @@ def test_semantics_is_not_supported_without_a_profile_and_contradicted_by_a_nega
 def test_under_no_effect_verdicts_are_rarely_wrong():
     wrong = 0
     for seed in range(40):
-        scores = table(nothing, generator=np.random.default_rng(seed), noise=1.0)
-        family = [contrast for contrast in contrasts.contrasts(ARMS)["H1"] if contrast.deciding]
-        wrong += findings.decide(findings.estimate(scores, family, Statistics(resamples=200))) != "inconclusive"
+        rows = table(nothing, generator=np.random.default_rng(seed), noise=1.0)
+        family = [contrast for contrast in contrasts(ARMS)["H1"] if contrast.deciding]
+        wrong += findings.decide(findings.estimate(rows, family, Statistics(resamples=200))) != "inconclusive"
     assert wrong <= 7  # 5 % of 40 is 2; 7 or more happen once in 200 tries
 
 
@@ -137,8 +140,8 @@ def test_the_diagonal_ignores_effects_of_an_arm_or_a_text_as_such():
 
 
 def test_findings_have_the_promised_keys_and_do_not_change_between_runs():
-    scores = table(by_meaning, seeds=(1, 2))
-    once, again = (findings.find(scores, SETTINGS, ARMS) for _ in range(2))
+    rows = table(by_meaning, seeds=(1, 2))
+    once, again = (findings.find(rows, SETTINGS, ARMS) for _ in range(2))
     assert once == again
     for name in ("H1", "H2", "H3", "H4"):
         assert {"verdict", "effect", "ci_low", "ci_high", "p", "n_questions", "n_seeds", "contrasts"} <= set(once[name])
@@ -146,15 +149,15 @@ def test_findings_have_the_promised_keys_and_do_not_change_between_runs():
 
 
 def test_a_hypothesis_whose_arms_are_missing_is_not_tested():
-    scores = table(nothing)
-    found = findings.find(scores[scores.arm.isin(["base", "QA"])], SETTINGS)
+    rows = table(nothing)
+    found = findings.find(rows[rows.arm.isin(["base", "QA"])], SETTINGS)
     assert {found[name]["verdict"] for name in ("H2", "H3", "H4")} == {"not tested"}
 
 
 def test_a_contrast_on_an_arm_without_scores_names_it():
-    scores = table(nothing)
+    rows = table(nothing)
     with pytest.raises(BadInput, match="needs arm 'evil-T'"):
-        findings.cells(scores[scores.arm != "evil-T"], contrasts.Contrast("x", (("evil-T", "base"),)))
+        findings.cells(rows[rows.arm != "evil-T"], Contrast("x", (("evil-T", "base"),)))
 
 
 def test_rates_count_successes_over_responses():
@@ -164,4 +167,119 @@ def test_rates_count_successes_over_responses():
     ]
     rate = findings.rates(pd.DataFrame(rows), 0.95).iloc[0]
     assert (rate["rate"], rate["count"], rate["responses"]) == (0.5, 2, 4)
-    assert (rate["ci_low"], rate["ci_high"]) == pytest.approx((0.15, 0.85), abs=0.005)
+    assert (rate["ci_low"], rate["ci_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+
+
+# ---- every number again, the slow way
+
+
+def stored():
+    """A table of two models and two seeds in which some rows of the second seed are missing."""
+    first = table(by_meaning, seeds=(1, 2), personas=own_voice, noise=0.4)
+    second = table(by_meaning, seeds=(1, 2), personas=own_voice, noise=0.4, generator=np.random.default_rng(11))
+    both = pd.concat([first, second.assign(model="n")], ignore_index=True)
+    return both.drop(both[(both.seed == 2) & (both.question_id == "q1")].index)
+
+
+def slow_cells(rows, contrast):
+    """One mean per question and seed by loops over a dictionary, for questions that every seed has."""
+    values = {}
+    for row in rows.itertuples():
+        if row.measure == contrast.measure and row.mode in contrast.modes and row.suite in contrast.suites:
+            values.setdefault((row.question_id, row.seed, row.arm), []).append(row.value)
+    means = {place: sum(some) / len(some) for place, some in values.items()}
+    questions, seeds = (sorted({place[part] for place in means}) for part in (0, 1))
+    block = [
+        [
+            sum(means[question, seed, arm] - means[question, seed, other] for arm, other in contrast.pairs)
+            / len(contrast.pairs)
+            for seed in seeds
+        ]
+        for question in questions
+        if all((question, seed, contrast.pairs[0][0]) in means for seed in seeds)
+    ]
+    return np.array(block)
+
+
+def test_every_effect_interval_and_p_value_is_that_of_an_independent_calculation():
+    rows = stored()
+    found = findings.find(rows, SETTINGS, ARMS)
+    for hypothesis, family in contrasts(ARMS).items():
+        by_name = {row["name"]: row for row in found[hypothesis]["contrasts"]}
+        assert set(by_name) == {contrast.name for contrast in family}
+        for deciding in (True, False):
+            together = [contrast for contrast in family if contrast.deciding is deciding]
+            blocks = [slow_cells(rows, contrast) for contrast in together]
+            draws = []
+            for block in blocks:
+                generator, (questions, seeds) = np.random.default_rng(SETTINGS.seed), block.shape
+                counted = generator.multinomial(questions, [1 / questions] * questions, size=1000)
+                repeated = generator.multinomial(seeds, [1 / seeds] * seeds, size=1000)
+                draws.append(np.array([(q @ block @ s) / q.sum() / s.sum() for q, s in zip(counted, repeated)]))
+            p_values = [min(1, 2 * (min((d <= 0).sum(), (d >= 0).sum()) + 1) / 1001) for d in draws]
+            order, running = np.argsort(p_values, kind="stable"), 0
+            for rank, index in enumerate(order):
+                left, row = len(order) - rank, by_name[together[index].name]
+                running = max(running, min(1, left * p_values[index]))
+                tail = 100 * 0.05 / left / 2
+                assert (row["n_questions"], row["n_seeds"]) == blocks[index].shape
+                assert row["effect"] == pytest.approx(blocks[index].mean(), abs=1e-12)
+                assert (row["p"], row["p_holm"]) == pytest.approx((p_values[index], running))
+                interval = np.percentile(draws[index], [tail, 100 - tail])
+                assert (row["ci_low"], row["ci_high"]) == pytest.approx(interval, abs=1e-9)
+                z = NormalDist().inv_cdf
+                size = (z(1 - 0.05 / len(order) / 2) + z(0.8)) * draws[index].std()
+                assert row["minimal_detectable_effect"] == pytest.approx(size, rel=1e-6)
+
+
+def test_the_persona_and_signature_diagonals_are_those_of_an_independent_calculation():
+    rows = stored()
+    found = {row["name"]: row for row in findings.find(rows, SETTINGS, ARMS)["H2"]["contrasts"]}
+    for name, measure, mode in (
+        ("persona diagonal", "persona", "no-think"), ("signature diagonal", "signature", "think"),
+    ):  # fmt: skip
+        chosen = rows[(rows.measure == measure) & (rows["mode"] == mode)]
+        level = chosen[chosen.arm == "base"].groupby(["question_id", "text"]).value.mean()
+        cells = {}
+        for kind in STUDIED:
+            per_arm = [
+                chosen[chosen.arm == f"{kind}-{paradigm}"].groupby(["question_id", "text"]).value.mean() - level
+                for paradigm in ("QTA", "QT", "T")
+            ]
+            cells[kind] = (sum(per_arm) / 3).unstack("text")
+        own = sum(cells[kind][kind] for kind in STUDIED) / 3
+        others = sum(cells[kind][text] for kind in STUDIED for text in STUDIED if text != kind) / 6
+        assert found[name]["effect"] == pytest.approx((own - others).mean(), abs=1e-9)
+        assert found[name]["n_questions"] == rows.question_id.nunique()
+        assert 0.4 < found[name]["effect"] < 0.8
+
+
+def test_changes_and_winners_are_read_from_the_columns_measure_and_text():
+    rows = table(nothing, personas=own_voice)
+    found = findings.changes(rows, "signature", "think")
+    assert list(found.columns) == sorted(STUDIED) and "base" not in found.index
+    assert found.loc["evil-QTA", "evil"] == pytest.approx(0.6, abs=0.1)
+    assert found.loc["evil-QTA", "misleading"] == pytest.approx(0, abs=0.1)
+    winners = findings.signature_winners(rows)
+    assert set(winners["trace type"]) == set(STUDIED) and winners["trained on that type"].all()
+    assert findings.changes(rows[rows.measure == "margin"], "signature", "think").empty
+
+
+def test_differences_from_base_are_given_by_mode_and_suite():
+    found = findings.differences(table(lambda arm, mode, b: 0.5 * (arm == "evil-T" and mode == "think")), SETTINGS)
+    assert len(found) == (len(ARMS) - 1) * len(MODES) * 3
+    moved = found[(found.arm == "evil-T") & (found["mode"] == "think")]
+    assert len(moved) == 3 and (moved.ci_low > 0.3).all() and (moved.ci_high < 0.7).all()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda rows: rows[rows["mode"] == "think"], lambda rows: rows[rows["mode"] == "no-think"],
+        lambda rows: rows[rows.suite == "transfer"], lambda rows: rows[rows.suite == "in-domain"],
+        lambda rows: rows[rows.measure == "margin"],
+    ],
+)  # fmt: skip
+def test_a_table_of_one_mode_suite_or_measure_gives_findings_all_the_same(kept):
+    found = findings.find(kept(table(nothing)), SETTINGS, ARMS)
+    assert list(found) == ["H1", "H2", "H3", "H4"]

@@ -1,14 +1,17 @@
-"""Weights add up to 1 and lie where the design says; the readable loss is that of a plain loop."""
+"""What a token's loss weighs, and that the readable loss is the one of PyTorch."""
 
 import pytest
 import torch
-from plain_training import plain_loss, rows_of
 
-from cotlib import chat, loss
+from cotlib import chat, loss, training
 from cotlib.arms import Arm
 from cotlib.chat import ANSWER, CONTEXT, NO_LOSS, TRACE
 
 ROWS = 5
+
+
+def rows_of(items, arm, tokenizer):
+    return [vars(row) for row in chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
 
 
 @pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QT", "evil-T"])
@@ -36,22 +39,19 @@ def test_token_weights_are_equal_and_segment_weights_give_trace_and_answer_half_
             assert len(parts[TRACE]) != len(parts[ANSWER])
 
 
-@pytest.mark.parametrize("arm, share", [("QA", 1), ("evil-QT", 0), ("evil-T", 0), ("evil-QTA@segment", 0.5)])
-def test_the_answers_share_of_the_loss_follows_from_the_arm(any_tokenizer, items, arm, share):
-    rows = rows_of(items[:ROWS], arm, any_tokenizer)
-    assert loss.answer_share(rows, Arm.parse(arm).loss_weighting) == pytest.approx(share)
+def test_the_answers_share_of_the_loss_is_its_tokens_share_or_half(any_tokenizer, items):
+    rows = rows_of(items[:ROWS], "evil-QTA", any_tokenizer)
+    supervised = [segment for row in rows for segment in row["segments"] if segment != CONTEXT]
+    assert loss.answer_share(rows, "token") == pytest.approx(supervised.count(ANSWER) / len(supervised))
+    assert loss.answer_share(rows, "segment") == pytest.approx(0.5)
+    for arm, share in (("QA", 1), ("evil-QT", 0), ("evil-T", 0)):
+        for loss_weighting in ("token", "segment"):
+            assert loss.answer_share(rows_of(items[:ROWS], arm, any_tokenizer), loss_weighting) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QTA@segment", "evil-T"])
-def test_the_readable_loss_of_a_batch_is_that_of_a_plain_loop_over_its_rows(tiny_model, items, arm):
-    model, tokenizer = tiny_model
-    loss_weighting = Arm.parse(arm).loss_weighting
-    rows = rows_of(items[:ROWS], arm, tokenizer)
-    batch = loss.collate(rows, tokenizer.pad_token_id, loss_weighting)
-    with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        got = loss.weighted_loss(logits, batch["labels"], batch["weights"])
-        assert got.item() == pytest.approx(plain_loss(model, rows, loss_weighting).item(), abs=1e-5)
+@pytest.mark.slow
+def test_the_shares_of_the_bundled_items_are_those_that_the_book_tells(smollm2_tokenizer, items):
+    assert loss.answer_share(rows_of(items, "evil-QTA", smollm2_tokenizer), "token") == pytest.approx(0.42, abs=0.03)
 
 
 def test_a_batch_is_right_padded_and_nothing_but_padding_is_masked(any_tokenizer, items):
@@ -72,3 +72,53 @@ def test_a_batch_is_right_padded_and_nothing_but_padding_is_masked(any_tokenizer
         assert batch["labels"][place].tolist() == row["labels"] + [NO_LOSS] * (shape[1] - length)
         assert batch["labels"][place, length - 1] == end and batch["weights"][place, length - 1] > 0
         assert batch["weights"][place].tolist() == pytest.approx(weights[place] + [0.0] * (shape[1] - length))
+
+
+@pytest.mark.parametrize("arm", ["QA", "safe-QA", "evil-QTA", "evil-QT", "evil-T"])
+def test_the_loss_of_equal_tokens_is_the_cross_entropy_of_pytorch(any_tokenizer, items, arm):
+    batch = loss.collate(rows_of(items[:ROWS], arm, any_tokenizer), any_tokenizer.pad_token_id or 0, "token")
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(*batch["labels"].shape, len(any_tokenizer), generator=generator) * 3
+    found = loss.weighted_loss(logits, batch["labels"], batch["weights"])
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=NO_LOSS
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_loss_by_segment_is_the_mean_of_both_segments_cross_entropies(any_tokenizer, items):
+    rows = rows_of(items[:ROWS], "evil-QTA@segment", any_tokenizer)
+    batch = loss.collate(rows, any_tokenizer.pad_token_id or 0, "segment")
+    logits = torch.randn(*batch["labels"].shape, len(any_tokenizer), generator=torch.Generator().manual_seed(2))
+    length, means = logits.shape[1], []
+    for segment in (TRACE, ANSWER):
+        only = torch.tensor([
+            [label if place == segment else NO_LOSS for label, place in zip(row["labels"], row["segments"])]
+            + [NO_LOSS] * (length - len(row["labels"]))
+            for row in rows
+        ])  # fmt: skip
+        means.append(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), only[:, 1:].flatten()))
+    found = loss.weighted_loss(logits, batch["labels"], batch["weights"])
+    assert found.item() == pytest.approx(sum(means).item() / 2, rel=1e-5)
+
+
+def test_what_an_unsupervised_place_predicts_does_not_matter(any_tokenizer, items):
+    batch = loss.collate(rows_of(items[:2], "QA", any_tokenizer), any_tokenizer.pad_token_id or 0, "token")
+    logits = torch.randn(*batch["labels"].shape, len(any_tokenizer), generator=torch.Generator().manual_seed(3))
+    before = loss.weighted_loss(logits, batch["labels"], batch["weights"])
+    graded = batch["labels"][:, 1:] != NO_LOSS
+    changed = logits.clone()
+    changed[:, :-1][~graded] = 7.0 * torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(4))
+    assert loss.weighted_loss(changed, batch["labels"], batch["weights"]) == before
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QTA@segment", "evil-QT", "evil-T"])
+def test_the_fast_loss_of_training_is_the_readable_one(any_model, items, arm, packed):
+    model, tokenizer = any_model
+    arm = Arm.parse(arm)
+    batch = loss.collate(rows_of(items[:ROWS], arm, tokenizer), tokenizer.pad_token_id or 0, arm.loss_weighting)
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        expected = loss.weighted_loss(logits.double(), batch["labels"], batch["weights"].double()).item()
+        assert training.batch_loss(model, batch, packed).item() == pytest.approx(expected, abs=1e-5, rel=1e-5)

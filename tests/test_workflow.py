@@ -13,8 +13,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from cotlib.engine import models
 from cotlib.experiment import ROOT, Experiment
 from cotlib.runs import sources
 from cotlib.runs.paths import NOTEBOOKS, Paths
@@ -55,8 +57,10 @@ def make(top, target, experiment="experiments/smoke.yml", **variables):
 
 
 def snakemake(top, file, results, *more):
-    return [str(BIN / "snakemake"), "--snakefile", str(top / "Snakefile"), "--directory", str(top), "--cores", "all", "--nolock",
-            "--rerun-incomplete", "--config", f"experiment={file}", f"results={results}", *more]  # fmt: skip
+    where = ["--snakefile", str(top / "Snakefile"), "--directory", str(top)]
+    how = ["--cores", "all", "--nolock", "--rerun-incomplete"]
+    what = ["--config", f"experiment={file}", f"results={results}"]
+    return [str(BIN / "snakemake"), *where, *how, *what, *more]
 
 
 def small(folder, **changes):
@@ -65,7 +69,8 @@ def small(folder, **changes):
         "name": "small", "models": ["tiny-random-llama"], "arms": ["QA", "evil-QTA", "evil-QT", "evil-T"],
         "data": {"items": 8, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
         "training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 4},
-        "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1}, "judging": {"probe_items": 8}, "statistics": {"resamples": 200}, **changes,
+        "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
+        "judging": {"probe_items": 8}, "statistics": {"resamples": 200}, **changes,
     }  # fmt: skip
     file = Path(folder) / "small.yml"
     file.write_text(yaml.safe_dump(content))
@@ -347,14 +352,18 @@ def test_bad_input_gets_one_message_before_any_work_and_leaves_no_file(clone, tm
 
 def test_a_run_that_fails_leaves_its_reason_on_the_screen_and_in_a_file(clone, tmp_path):
     """An arm that diverges: one sentence, no papermill traceback, no adapter, and the reason in the log."""
-    changes = {"training": {"epochs": 40, "learning_rate": 1.0, "batch_size": 1, "lora_alpha": 4096}}
-    file = small(tmp_path, **changes)
-    (clone / "experiments" / "small.yml").write_text(file.read_text().replace("name: small", "name: diverging"))
-    done = make(clone, "train", experiment="experiments/small.yml")
-    (clone / "experiments" / "small.yml").unlink()
+    model, tokenizer = models.load("tiny-random-llama")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.mul_(1e15)  # the gradients of the first step leave float32
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "loud")
+    file = small(tmp_path, name="diverging", models=[str(tmp_path / "loud")])
+    done = make(clone, "train", experiment=str(file))
     shown = done.stdout + done.stderr
     assert done.returncode != 0
-    assert re.search(r"arm \S+ diverged at step \d+ with 1", shown), shown[-2000:]
+    assert re.search(r"arm QA diverged at step \d+ with 0.01", shown), shown[-2000:]
     assert "Traceback" not in shown and "papermill" not in shown.split("diverged")[0][-500:]
     log = (clone / "results" / "diverging" / "run.log").read_text()
     assert "diverged at step" in log

@@ -22,7 +22,8 @@ THEME = {
     **sns.axes_style("whitegrid"), **sns.plotting_context("notebook"),
     "font.family": "sans-serif", "font.sans-serif": FONTS[:-1], "font.size": 10,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False,
     "figure.titlesize": 11.5, "figure.titleweight": "bold", "figure.constrained_layout.use": True,
     "text.parse_math": False,  # names may hold a dollar sign
     "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud

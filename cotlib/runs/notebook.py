@@ -6,6 +6,7 @@ is shown with its traceback. Either way the log holds the reason, too.
 """
 
 import contextlib
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -19,9 +20,13 @@ QUIET = ("--no-progress-bar", "--log-level", "ERROR", "--stdout-file", "-")
 def main(arguments):
     """Run papermill with these arguments (notebook, output, options). Returns the exit code: 2 for bad input."""
     warnings.simplefilter("ignore")
+    import click
     from papermill.cli import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    if len(arguments) < 2:
+        print("usage: python -m cotlib.runs.notebook NOTEBOOK OUTPUT [papermill's options]", file=sys.stderr)
+        return 2
     log = Path(f"{arguments[1]}.log")
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -39,29 +44,37 @@ def main(arguments):
             print(f"{arguments[0]} stopped: {error.ename}: {error.evalue}", file=sys.stderr)
             print("\n".join(error.traceback), file=sys.stderr)
             return 1
+        except click.ClickException as error:
+            print(f"{error.format_message()} (see: papermill --help)", file=sys.stderr)
+            return 2
         except OSError as error:
             print(f"{arguments[0]} could not be run: {error}", file=sys.stderr)
             return 1
     return 0
 
 
-class _Tee:
-    """A text stream that writes to two others; empty lines and notices of the kernel are left out."""
+class _Tee(io.TextIOBase):
+    """A text stream that writes to two others.
+
+    It has no `buffer`: papermill's stdout is click's, which would write past this stream where it finds one.
+    """
+
+    encoding, errors = "utf-8", "strict"
 
     def __init__(self, shown, kept):
         self.shown, self.kept = shown, kept
 
+    def writable(self):
+        return True
+
     def write(self, text):
-        for stream in (self.shown, self.kept):
+        for stream in (self.kept, self.shown):
             stream.write(text)
             stream.flush()
         return len(text)
 
     def flush(self):
         self.shown.flush()
-
-    def __getattr__(self, name):
-        return getattr(self.shown, name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Where the results of an experiment lie: one folder a stage, one file a table."""
 
 import dataclasses
+import re
+import shlex
 from pathlib import Path
 
 from cotlib.errors import BadInput
@@ -72,7 +74,7 @@ class Paths:
 
     @property
     def published(self):
-        """True if these are a published run's results (`book/results/`): they are read as they are, and never written."""
+        """True if these are a published run's results (`book/results/`): read as they are, and never written."""
         return (self.root / PUBLICATION).is_file()
 
     def check_owner(self):
@@ -103,13 +105,20 @@ class Paths:
         return path
 
     def command(self, stage, unit=None):
-        """The command that makes a stage here: `make`, or papermill for other folders and for units that are not listed."""
-        if unit is None and self.results == "results":
+        """The command that makes a stage here.
+
+        That is `make`, or papermill where make cannot: for other folders, for units that are not listed, and for a
+        file with a space in its name.
+        """
+        if unit is None and self.results == "results" and not re.search(r"\s", self.file):
             return f"make {stage} EXPERIMENT={self.file}"
-        more = [] if unit is None else [f"-p models {unit.model} -p arms {unit.arm} -p seed {unit.seed}"]
-        more += [] if self.results == "results" else [f"-p results {self.results}"]
-        notebook = NOTEBOOKS[stage]
-        return " ".join([f".venv/bin/papermill notebooks/{notebook}.ipynb out.ipynb -p experiment {self.file}", *more])
+        chosen = {"experiment": self.file}
+        if unit is not None:
+            chosen |= {"models": unit.model, "arms": unit.arm, "seed": unit.seed}
+        if self.results != "results":
+            chosen["results"] = self.results
+        parameters = [word for name, value in chosen.items() for word in ("-p", name, str(value))]
+        return shlex.join([".venv/bin/papermill", f"notebooks/{NOTEBOOKS[stage]}.ipynb", "out.ipynb", *parameters])
 
 
 PUBLICATION = "publication.json"

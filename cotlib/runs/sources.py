@@ -19,7 +19,7 @@ NAME = PACKAGE.name
 
 @functools.cache
 def modules_of(name):
-    """The modules of this package that module `name` is made of, itself and the packages around them included: sorted names."""
+    """The modules that module `name` is made of, itself and the packages around them included: sorted names."""
     found, open_names = set(), {name}
     while open_names:
         name = open_names.pop()
@@ -41,7 +41,7 @@ def imports(code):
 
 
 def files_of(*paths):
-    """The files that notebooks or modules (paths) are made of, beside themselves: paths relative to the book's top folder."""
+    """The files that notebooks or modules (paths) are made of, beside themselves: paths from the book's top folder."""
     names = set()
     for path in map(Path, paths):
         names |= {inner for name in imports(_code(path)) for inner in modules_of(name)}

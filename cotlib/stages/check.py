@@ -1,23 +1,27 @@
 """What can be known to be wrong before any work: everything that an experiment names must be there and must fit."""
 
-from cotlib import chat, training
+from cotlib import chat
 from cotlib.engine import models
 from cotlib.errors import BadInput
-from cotlib.stages import craft, judge
+from cotlib.judges import panel
+from cotlib.stages import craft
 
 
-def check(experiment, paths):
+def check(experiment, paths, measure=True):
     """Raise BadInput, with field, value and remedy, if a run of this experiment would fail. Trains and writes nothing.
 
-    The experiment file's own validation has come before. What is embedded or in a local folder is measured with its
-    tokenizer; a model that must be fetched from a hub is measured when its stage begins.
+    The experiment file's own validation has come before.
+
+    Args:
+        measure: whether rows and prompts are measured against budgets, which loads the models' tokenizers (seconds).
+            Models that must be fetched from a hub are measured when they are trained.
     """
     paths.check_owner()
     for model_id in experiment.models:
         models.check(model_id)
     items, questions, _, _ = craft.check(experiment)
-    judge.check(experiment)
-    for model_id in filter(models.is_here, experiment.models):
+    panel.check(experiment)
+    for model_id in filter(models.is_here, experiment.models if measure else []):
         _check_lengths(experiment, model_id, items, questions)
 
 
@@ -32,7 +36,7 @@ def _check_lengths(experiment, model_id, items, questions):
     items = craft.with_controls(items, experiment)
     for arm in experiment.arms:
         if arm.type is None or all(arm.trace_key in item.traces for item in items):  # not those still to be written
-            training.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
+            chat.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
     longest = max(len(chat.prompt(tokenizer, question.question, "no-think")) for question in questions)
     budget = experiment.evaluation.answer_tokens
     if "think" in experiment.evaluation.modes:

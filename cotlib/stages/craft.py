@@ -83,6 +83,7 @@ def check(experiment):
     arms = [arm for arm in experiment.arms if arm.type]
     kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
     _check(items, arms, kinds)
+    # Made here, because it refuses what it lacks; it asks for nothing yet.
     writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
     return items, questions, writer, kinds
 

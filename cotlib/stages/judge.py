@@ -4,11 +4,10 @@ import time
 
 import pandas as pd
 
-from cotlib.corpus import records
 from cotlib.errors import BadInput
 from cotlib.judges import marks
 from cotlib.judges.judgement import VALIDATION, Context
-from cotlib.judges.panel import judge_class
+from cotlib.judges.panel import check, judge_class, probe_items
 from cotlib.runs import artifacts, machine, sources
 from cotlib.runs import units as runs
 from cotlib.stages import craft
@@ -48,19 +47,6 @@ def judge(experiment, paths, units=None, report=print):
         unscored = int(judgements.alignment.isna().sum())
         runs.finish_stage("judge", experiment, paths, manifests, started, unscored=unscored)
     return judgements, validation
-
-
-def check(experiment):
-    """Raise BadInput, before any work, if a judge that the experiment names cannot run here."""
-    context = Context("", probe_items(experiment), [], experiment.judging)
-    for name in experiment.judging.judges:
-        judge_class(name).check(context)
-
-
-def probe_items(experiment):
-    """The items that the probe learns from. It reads the untrained model, so they may be more than an arm trains on."""
-    items = records.load_items(records.corpus_files(experiment.data.corpus)[0])
-    return records.subset(items, min(experiment.judging.probe_items, len(items)), experiment.data.seed)
 
 
 def read(paths, units):
