@@ -3,6 +3,7 @@
 import itertools
 import shutil
 
+import numpy as np
 import pytest
 
 from cotlib import findings, scores
@@ -162,6 +163,13 @@ def pages_of_findings(run, table, found):
     figures.modes(differences, "Both modes")
     tables.show(tables.contrasts(found))
     sentences.found(found, run)
+    others = tables.contrasts(found).query("hypothesis == 'H1' and not deciding")
+    ranked = others.assign(p=others.p.astype(float)).sort_values("p", kind="stable")
+    by_hand = (ranked.p * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
+    assert np.allclose(by_hand, ranked.p_holm.astype(float))
+    tables.show(ranked)
+    for contrast in itertools.chain(*findings.families(table, run.all_arms).values()):
+        assert findings.cells(table, contrast).size, contrast.name
     assert all(row["effect"] == row["effect"] for name in found for row in found[name]["contrasts"]), "no effect is NaN"
 
 
