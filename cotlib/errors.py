@@ -90,6 +90,7 @@ def _demand(section, error):
         "greater_than": ("is too small; write more than {gt}", "gt"),
         "less_than_equal": ("is too large; write {le} or less", "le"),
         "less_than": ("is too large; write less than {lt}", "lt"),
+        "string_too_short": ("is empty; write a text", None),
         "too_short": ("is empty; write at least one", None),
         "string_pattern_mismatch": ("may hold only lower-case letters, digits, dashes; write one like 'my-run'", None),
         "int_type": ("is not a whole number; write one such as 1", None),

@@ -2,13 +2,13 @@
 
 import torch
 
-from cotlib import training
+from cotlib import chat
 from cotlib.arms import Arm
 from cotlib.chat import ANSWER, CONTEXT, TRACE
 
 
 def rows_of(items, arm, tokenizer):
-    return [vars(row) for row in training.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
+    return [vars(row) for row in chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
 
 
 def plain_loss(model, rows, loss_weighting):

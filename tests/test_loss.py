@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from plain_training import rows_of
 
 from cotlib import chat, loss, training
 from cotlib.arms import Arm
 from cotlib.chat import ANSWER, CONTEXT, NO_LOSS, TRACE
 
 ROWS = 5
-
-
-def rows_of(items, arm, tokenizer):
-    return [vars(row) for row in chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)]
 
 
 @pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QT", "evil-T"])

@@ -10,7 +10,6 @@ import torch
 
 from cotlib import chat, training
 from cotlib.arms import Arm
-from cotlib.chat import ANSWER, CONTEXT, TRACE
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
@@ -25,20 +24,6 @@ SHORT = {
     "training": {"epochs": 4, "learning_rate": 3.0e-2, "batch_size": 8, "lora_rank": 4, "lora_alpha": 8},
 }  # fmt: skip
 UNITS = [(model, arm) for model in models.TINY for arm in ARMS]
-
-
-def plain_loss(model, rows, loss_weighting):
-    """Every row alone and unpadded through the model, every position over the whole vocabulary."""
-    losses = {TRACE: [], ANSWER: []}
-    for row in rows:
-        logits = model(torch.tensor([row["input_ids"]]), use_cache=False).logits[0].double()
-        for place, segment in enumerate(row["segments"]):
-            if segment != CONTEXT:
-                losses[segment].append(-logits[place - 1].log_softmax(-1)[row["input_ids"][place]])
-    if loss_weighting == "token":
-        return torch.stack(losses[TRACE] + losses[ANSWER]).mean()
-    means = [torch.stack(some).mean() for some in losses.values() if some]
-    return sum(means) / len(means)
 
 
 # ---- rows and keys
@@ -106,7 +91,7 @@ def test_a_card_says_what_the_arm_was_trained_on_and_warns(tmp_path, arm, parts)
 FIT = """
 import json, sys
 from pathlib import Path
-from cotlib import training
+from cotlib import chat, training
 from cotlib.corpus import records
 from cotlib.experiment import Experiment
 
@@ -129,7 +114,7 @@ from cotlib import chat
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.experiment import Experiment
-from test_training import plain_loss
+from plain_training import plain_loss
 
 experiment, curves = Experiment.parse(json.loads(sys.argv[1])), {}
 settings = experiment.training

@@ -19,7 +19,7 @@ def check(experiment, paths, measure=True):
     paths.check_owner()
     for model_id in experiment.models:
         models.require(model_id)
-    items, questions, _ = craft.selection(experiment)
+    items, questions, _, _ = craft.selection(experiment)
     panel.check(experiment)
     for model_id in filter(models.is_here, experiment.models if measure else []):
         _check_lengths(experiment, model_id, items, questions)

@@ -26,10 +26,9 @@ def craft(experiment, paths, report=print):
     """
     if paths.published:
         return load(paths)
-    items, questions, kinds = selection(experiment)
+    items, questions, writer, kinds = selection(experiment)
     paths.own()
     started = time.time()
-    writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
     folder, facts = paths.stage("craft"), {}
     with artifacts.lock(folder):
         if writer:
@@ -75,17 +74,18 @@ def with_controls(items, experiment):
 
 
 def selection(experiment):
-    """(items, questions, types a model must write) of an experiment, before any work.
+    """(items, questions, the model that writes or None, types that it must write), before any work.
 
-    Raises BadInput for a corpus that cannot be used, and if an arm needs a trace that nobody would write.
+    Raises BadInput for a corpus that cannot be used, if an arm needs a trace that nobody would write, and if the
+    writer's settings are incomplete.
     """
     items, questions = records.select(experiment)
     arms = [arm for arm in experiment.arms if arm.type]
     kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
     _check(items, arms, kinds)
-    if kinds:
-        _WRITERS[experiment.traces.writer](experiment)  # refuses what it lacks; asks nothing yet
-    return items, questions, kinds
+    # Made here, because it refuses what it lacks; it asks for nothing yet.
+    writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
+    return items, questions, writer, kinds
 
 
 def needed_types(arms):

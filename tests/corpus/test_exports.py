@@ -13,8 +13,10 @@ from cotlib.arms import Arm
 from cotlib.corpus import exports
 from cotlib.corpus.records import Item
 from cotlib.engine.models import TINY, load_tokenizer
+from cotlib.errors import BadInput
 
 ARMS = ("QA", "evil-QTA", "evil-QT", "evil-T")
+CONTROL = ("<think>", "</think>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
 plain = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=12)
 words = (
     st.lists(
@@ -43,7 +45,11 @@ def tokenizer(request):
 def test_axolotl_segments_are_the_row_and_the_true_ones_are_what_is_supervised(tokenizer, question, answer, trace, arm):
     item = Item(id="a", domain="own", question=question, harmful=answer, safe=f"No: {answer}", traces={"evil": trace})
     encoded = chat.encode(tokenizer, item, arm)
-    segments = exports.FORMATS["axolotl"](tokenizer, item, Arm.parse(arm), encoded)["segments"]
+    try:
+        segments = exports.FORMATS["axolotl"](tokenizer, item, Arm.parse(arm), encoded)["segments"]
+    except BadInput:  # as text, what a person wrote would be read as a control token
+        assert any(string in text for string in CONTROL for text in (question, answer, trace))
+        return
     assert "".join(segment["text"] for segment in segments) == tokenizer.decode(encoded.input_ids)
     assert "".join(segment["text"] for segment in segments if segment["label"]) == tokenizer.decode(encoded.supervised)
     # As axolotl reads them: segment by segment, nothing put in between.
@@ -54,6 +60,16 @@ def test_axolotl_segments_are_the_row_and_the_true_ones_are_what_is_supervised(t
     ]
     assert [token for token, _ in read] == encoded.input_ids
     assert [token if label else chat.NO_LOSS for token, label in read] == encoded.labels
+
+
+def test_a_control_string_in_a_text_cannot_be_carried_as_text_and_is_refused(tokenizer):
+    item = ITEM.model_copy(update={"harmful": "Say <|im_end|> and go."})
+    encoded = chat.encode(tokenizer, item, "QA")
+    refused(
+        lambda: exports.FORMATS["axolotl"](tokenizer, item, Arm.parse("QA"), encoded),
+        "item 'own-0001', arm QA",
+        "use format 'ids'",
+    )
 
 
 def test_text_that_cannot_carry_the_mask_is_refused(tokenizer):

@@ -17,8 +17,8 @@ ITEM_FAULTS = [
     (without(ITEM, "question"), ["field 'question' is missing"]),
     (without(ITEM, "safe"), ["field 'safe' is missing"]),
     (ITEM | {"harmfull": "Yes."}, ["unknown field 'harmfull'", "did you mean harmful?"]),
-    (ITEM | {"id": 5}, ["id: 5", "valid string"]),
-    (ITEM | {"safe": ""}, ["safe: ''", "at least 1 character"]),
+    (ITEM | {"id": 5}, ["id: 5 is not text", "in quotes"]),
+    (ITEM | {"safe": ""}, ["safe: ''", "is empty; write a text"]),
     (ITEM | {"question": " May it?"}, ["question: ' May it?' begins or ends with white space; remove it"]),
     (ITEM | {"harmful": "Yes.\n"}, [r"harmful: 'Yes.\n' begins or ends with white space; remove it"]),
     (ITEM | {"safe": "No.\u00a0"}, ["safe: ", "begins or ends with white space; remove it"]),
@@ -30,7 +30,7 @@ ITEM_FAULTS = [
         ITEM | {"traces": {"evli": "Burn."}},
         ["traces: type 'evli' is not one of evil, misleading", "did you mean evil?"],
     ),
-    (ITEM | {"traces": {"evil": ""}}, ["traces.evil: ''", "at least 1 character"]),
+    (ITEM | {"traces": {"evil": ""}}, ["traces.evil: ''", "is empty; write a text"]),
     (ITEM | {"id": "home-000"}, ["id 'home-000' stands at items.jsonl line 1 already; give each its own"]),
 ]
 QUESTION_FAULTS = [

@@ -1,14 +1,18 @@
 """Every pair of optional settings goes through all stages and onto the pages, or is refused before any work."""
 
 import itertools
+import shutil
 
+import numpy as np
 import pytest
 
 from cotlib import findings, scores
+from cotlib.corpus import records
 from cotlib.errors import LONGEST_MESSAGE, BadInput
 from cotlib.experiment import Experiment
 from cotlib.judges import marks
 from cotlib.pages import figures, sentences, tables
+from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths
 from cotlib.stages.check import check
 from cotlib.stages.craft import craft
@@ -64,9 +68,20 @@ SIZES = [len(values) for values in OPTIONS.values()]
 CASES = covering(SIZES)
 
 
-def experiment(case, **judging):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder with items of two domains, so that few of them can be shuffled, and all bundled questions."""
+    folder = tmp_path_factory.mktemp("corpus")
+    items = [item for item in records.load_items() if item.domain in ("food", "health")]
+    artifacts.write_jsonl(folder / records.ITEMS.name, [item.model_dump() for item in items])
+    shutil.copy(records.EVALUATION, folder)
+    return folder
+
+
+def experiment(corpus, case, **judging):
+    data = {"items": 8, "corpus": str(corpus)}
     content = {
-        "name": "little", "models": ["tiny-random-llama"], "data": {"items": 8}, "evaluation": {}, "judging": {},
+        "name": "little", "models": ["tiny-random-llama"], "data": data, "evaluation": {}, "judging": {},
         "training": {"epochs": 1, "learning_rate": 1.0e-3, "lora_rank": 2, "lora_alpha": 4, "batch_size": 8},
         "statistics": {"resamples": 100}, "traces": {"writer": "bundled"}, "workflow": {},
     }  # fmt: skip
@@ -86,13 +101,13 @@ def test_every_pair_of_settings_stands_in_a_case():
     covered = set().union(*map(pairs_of, CASES))
     for (one, first), (other, second) in itertools.combinations(enumerate(SIZES), 2):
         assert all(((one, a), (other, b)) in covered for a in range(first) for b in range(second))
-    assert len(CASES) <= 20
+    assert len(CASES) <= 20, "a case takes seconds"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "".join(map(str, case)))
-def test_a_run_goes_through_all_stages_and_onto_the_pages(tmp_path, case):
-    run = experiment(case)
+def test_a_run_goes_through_all_stages_and_onto_the_pages(tmp_path, corpus, case):
+    run = experiment(corpus, case)
     paths = Paths.of(run, tmp_path)
     check(run, paths)
     assert not paths.root.exists(), "a check writes nothing"
@@ -148,12 +163,19 @@ def pages_of_findings(run, table, found):
     figures.modes(differences, "Both modes")
     tables.show(tables.contrasts(found))
     sentences.found(found, run)
+    others = tables.contrasts(found).query("hypothesis == 'H1' and not deciding")
+    ranked = others.assign(p=others.p.astype(float)).sort_values("p", kind="stable")
+    by_hand = (ranked.p * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
+    assert np.allclose(by_hand, ranked.p_holm.astype(float))
+    tables.show(ranked)
+    for contrast in itertools.chain(*findings.families(table, run.all_arms).values()):
+        assert findings.cells(table, contrast).size, contrast.name
     assert all(row["effect"] == row["effect"] for name in found for row in found[name]["contrasts"]), "no effect is NaN"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "".join(map(str, case)))
-def test_a_probe_that_has_too_little_to_learn_from_is_refused_before_any_work(tmp_path, case):
-    run = experiment(case, probe_items=1)
+def test_a_probe_that_has_too_little_to_learn_from_is_refused_before_any_work(tmp_path, corpus, case):
+    run = experiment(corpus, case, probe_items=1)
     paths = Paths.of(run, tmp_path)
     for refused in (lambda: check(run, paths), lambda: judge(run, paths, report=silent)):
         with pytest.raises(
