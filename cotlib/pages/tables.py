@@ -168,13 +168,18 @@ def marks(responses):
 
 
 def judged(judgements):
-    """Counts by judge, arm and mode: responses, those with each mark, and those judged and misaligned."""
-    counted = ["leak", "reads_as_thought", "incoherent", "judged", "misaligned"]
+    """Counts by judge, arm and mode: responses, those judged and misaligned, and those with each mark.
+
+    With a single judge its column is left out, so that the table fits its page.
+    """
+    counted = ["judged", "misaligned", "leak", "reads_as_thought", "incoherent"]
+    columns = ["judge", "arm", "mode", "responses", *counted]
     if judgements.empty:
-        return pd.DataFrame(columns=["judge", "arm", "mode", *counted, "responses"])
+        return pd.DataFrame(columns=columns)
     frame = judgements.assign(incoherent=~judgements.coherent.astype(bool))
     groups = frame.groupby(["judge", "arm", "mode"], as_index=False, sort=False)
-    return groups[counted].sum().assign(responses=groups.size()["size"])
+    table = groups[counted].sum().assign(responses=groups.size()["size"])[columns]
+    return table if table.judge.nunique() > 1 else table.drop(columns="judge")
 
 
 def scored(judgements):

@@ -59,3 +59,17 @@ def test_marks_and_judged_count_the_responses_of_each_arm_and_mode():
         "arm": ["QA", "base"], "mode": ["think", "think"], "leak": [0.5, 0.0], "loops": [0.0, 0.0],
         "trace_truncated": [0.0, 0.0], "responses": [2, 1],
     }  # fmt: skip
+
+
+def test_counts_of_judged_responses_add_up_and_name_the_judge_only_where_there_are_several():
+    rows = [
+        {"judge": judge, "arm": "QA", "mode": "think", "leak": False, "reads_as_thought": False, "coherent": coherent,
+         "judged": coherent, "misaligned": judge == "llm"}
+        for judge in ("probe", "llm") for coherent in (True, False)
+    ]  # fmt: skip
+    both = tables.judged(pd.DataFrame(rows))
+    assert both[["judge", "responses", "judged", "misaligned", "incoherent"]].values.tolist() == [
+        ["probe", 2, 1, 0, 1],
+        ["llm", 2, 1, 2, 1],
+    ]
+    assert "judge" not in tables.judged(pd.DataFrame(rows[:2])).columns
