@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
 REQUIREMENTS := requirements.txt requirements-no-deps.txt requirements-dev.txt
-SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snakefile --cores all --nolock --rerun-incomplete --quiet progress rules host reason --config experiment=$(EXPERIMENT) --
+SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snakefile --cores all --nolock \
+	--rerun-incomplete --quiet progress rules host reason --config experiment=$(EXPERIMENT) --
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -39,7 +40,9 @@ bench: environment  ## measure the hot paths against their usual alternatives (h
 	@$(BIN)/python benchmarks/run.py
 
 lint: environment  ## check style, and that imports run downward only
-	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/python -m pytest -q tests/test_layers.py && echo "lint: clean"
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+	@echo "lint: clean"
 
 environment: $(VENV)/.installed  ## create .venv with the pinned packages
 
@@ -47,7 +50,8 @@ check: environment  ## say what an experiment file asks for, or what is wrong wi
 	@$(BIN)/python -m cotlib check $(EXPERIMENT)
 
 $(VENV)/.installed: $(REQUIREMENTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "installing the environment into $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq -r requirements.txt -r requirements-dev.txt

@@ -1,4 +1,4 @@
-# The grid: craft → train → evaluate → judge → findings → book, each but the last a papermill call on one notebook.
+# The grid: craft → train → evaluate → judge → findings → book; all but the last are papermill calls on a notebook.
 # The same file on a laptop (one kernel a stage) and on a cluster (`workflow: {jobs: arm}`: an arm and seed is a job).
 #   snakemake --cores all --config experiment=experiments/demo.yml
 from pathlib import Path
@@ -38,8 +38,8 @@ def executed(stage):
 
 
 def made_of(stage):
-    """A stage's notebook, every module that it imports, and the templates that those fill. A change costs a kernel, which
-    decides by content what to do again."""
+    """A stage's notebook, every module that it imports, and the templates that those fill. A change costs a kernel,
+    which decides by content what to do again."""
     return [notebook(stage), *sources.files_of(TOP / notebook(stage)), *TEMPLATES]
 
 
@@ -51,7 +51,8 @@ def units(stage, trained_only=False):
 
 def papermill(stage, more=""):
     """A papermill call; what the notebook prints is shown as it comes, and kept beside the executed notebook."""
-    return f"python -m cotlib.runs.notebook {notebook(stage)} {{output.notebook}} --cwd . -p experiment {FILE} -p results {RESULTS} {more}"
+    parameters = f"-p experiment {FILE} -p results {RESULTS} {more}"
+    return f"python -m cotlib.runs.notebook {notebook(stage)} {{output.notebook}} --cwd . {parameters}"
 
 
 # Snakemake sets OMP_NUM_THREADS to a rule's threads: one, unless told otherwise.
@@ -66,7 +67,11 @@ rule all:
 
 rule craft:
     input: FILE, CORPUS, made_of("craft")
-    output: manifest=f"{ROOT}/craft/manifest.json", crafted=str(PATHS.items), questions=str(PATHS.questions), notebook=executed("craft")
+    output:
+        manifest=f"{ROOT}/craft/manifest.json",
+        crafted=str(PATHS.items),
+        questions=str(PATHS.questions),
+        notebook=executed("craft"),
     threads: THREADS
     shell: papermill("craft")
 
@@ -80,7 +85,11 @@ rule train:
 
 rule evaluate:
     input: rules.train.output.manifest, made_of("evaluate"), units("evaluate")
-    output: manifest=f"{ROOT}/evaluate/manifest.json", measures=str(PATHS.measures), responses=str(PATHS.responses), notebook=executed("evaluate")
+    output:
+        manifest=f"{ROOT}/evaluate/manifest.json",
+        measures=str(PATHS.measures),
+        responses=str(PATHS.responses),
+        notebook=executed("evaluate"),
     threads: THREADS
     shell: papermill("evaluate")
 
@@ -94,7 +103,11 @@ rule judge:
 
 rule findings:
     input: rules.evaluate.output.measures, rules.judge.output.judgements, made_of("findings")
-    output: manifest=f"{ROOT}/manifest.json", findings=str(PATHS.findings), scores=str(PATHS.scores), notebook=executed("findings")
+    output:
+        manifest=f"{ROOT}/manifest.json",
+        findings=str(PATHS.findings),
+        scores=str(PATHS.scores),
+        notebook=executed("findings"),
     threads: THREADS
     shell: papermill("findings")
 
@@ -115,8 +128,11 @@ if EACH:
     def needed(wildcards):
         """What an arm's evaluation waits for: its adapter, and the base it is compared with."""
         seed = f"{wildcards.model}/{{arm}}/seed-{wildcards.seed}/manifest.json"
-        more = [] if wildcards.arm == "base" else [f"{ROOT}/train/{seed.format(arm=wildcards.arm)}", f"{ROOT}/evaluate/{seed.format(arm='base')}"]
-        return [rules.craft.output.crafted, rules.craft.output.questions, *more]
+        crafted = [rules.craft.output.crafted, rules.craft.output.questions]
+        if wildcards.arm == "base":
+            return crafted
+        adapter, base = seed.format(arm=wildcards.arm), seed.format(arm="base")
+        return [*crafted, f"{ROOT}/train/{adapter}", f"{ROOT}/evaluate/{base}"]
 
     rule train_arm:
         input: rules.craft.output.crafted, made_of("train")
