@@ -26,15 +26,16 @@ class Task:
     inputs: Any = None
 
 
-def complete(stage, tasks, paths, work, report=print):
+def complete(stage, tasks, paths, work, describe, report=print):
     """Finish every task that is not finished yet, in order, and say so in one line each.
 
     Args:
         stage: its name, for folders and lines.
         tasks: a list of `Task`.
         paths: the experiment's `Paths`.
-        work: `work(task, folder)` writes a unit's files into an empty folder and returns (facts for its manifest,
-            a sentence for its line). What it raises stops the run; nothing of that unit is kept.
+        work: `work(task, folder)` writes a unit's files into an empty folder and returns facts for its manifest. What
+            it raises stops the run; nothing of that unit is kept.
+        describe: `describe(manifest)` says in a sentence what was done; a unit that was done before is described, too.
     Returns:
         list of the units' manifests, in the order of the tasks.
     Raises:
@@ -49,16 +50,17 @@ def complete(stage, tasks, paths, work, report=print):
         name = f"{stage} {number:{len(str(len(tasks)))}d}/{len(tasks)} {task.unit}"
         with artifacts.lock(folder):
             if artifacts.is_current(folder, task.key):
-                report(f"{name}: already done")
+                manifest = artifacts.read_json(folder / artifacts.MANIFEST)
+                report(f"{name}: {describe(manifest)}, {manifest['seconds']:.0f} s, already done")
                 continue
             started = time.time()
             with artifacts.atomic_folder(folder) as temporary:
-                facts, sentence = work(task, temporary)
+                facts = work(task, temporary)
                 unit = {"model": task.unit.model, "arm": str(task.unit.arm), "seed": task.unit.seed}
-                artifacts.write_manifest(temporary, started=started, key=task.key, **unit, **facts)
+                manifest = artifacts.write_manifest(temporary, started=started, key=task.key, **unit, **facts)
         done, left = done + task.size, left - task.size
         remaining = max(left, 0) * (time.time() - began) / done
-        report(f"{name}: {sentence}, {time.time() - started:.0f} s, {minutes(remaining)} left")
+        report(f"{name}: {describe(manifest)}, {manifest['seconds']:.0f} s, {minutes(remaining)} left")
     return [artifacts.read_json(folder / artifacts.MANIFEST) for folder in folders]
 
 

@@ -35,7 +35,9 @@ def evaluate(experiment, paths, units=None, report=print):
         return selected(pd.read_parquet(paths.measures), units), selected(said, units)
     _, questions = craft.load(paths)
     tasks = _tasks(experiment, paths, units, questions)
-    manifests = runs.complete("evaluate", tasks, paths, _Work(experiment.evaluation, questions, paths), report)
+    manifests = runs.complete(
+        "evaluate", tasks, paths, _Work(experiment.evaluation, questions, paths), describe, report
+    )
     measured, said = read(paths, units)
     if runs.is_whole(units, experiment):
         artifacts.write_table(paths.measures, measured)
@@ -85,12 +87,16 @@ class _Work:
         artifacts.write_table(folder / MEASURES, scores.of_unit(rows, unit))
         named = {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed}
         artifacts.write_jsonl(folder / RESPONSES, [named | response for response in said])
-        rate = counts["sampled_tokens"] / max(counts["sampling_seconds"], 1e-9)
-        sentence = (
-            f"{len(self.questions)} questions, {len(said)} responses, "
-            f"{counts['sampled_tokens']} tokens sampled at {rate:.0f} tok/s"
-        )
-        return counts, sentence
+        return counts
+
+
+def describe(manifest):
+    """What a unit's evaluation came to, in a sentence."""
+    rate = manifest["sampled_tokens"] / max(manifest["sampling_seconds"], 1e-9)
+    return (
+        f"{manifest['scored_texts']} texts scored, {manifest['responses']} responses, "
+        f"{manifest['sampled_tokens']} tokens sampled at {rate:.0f} tok/s"
+    )
 
 
 def selected(frame, units):

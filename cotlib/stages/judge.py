@@ -39,7 +39,7 @@ def judge(experiment, paths, units=None, report=print):
     tasks = _tasks(experiment, paths, units, questions)
     with artifacts.lock(paths.stage("judge") / REPLIES):  # one process at a time appends replies
         work = _Work(experiment, paths, questions)
-        manifests = runs.complete("judge", tasks, paths, work, report)
+        manifests = runs.complete("judge", tasks, paths, work, describe, report)
     judgements, validation = read(paths, units)
     if runs.is_whole(units, experiment):
         artifacts.write_jsonl(paths.judgements, artifacts.plain_records(judgements))
@@ -98,10 +98,11 @@ class _Work:
         ]
         rows = artifacts.plain_records(pd.concat(validation)) if validation else []
         artifacts.write_jsonl(folder / VALIDATIONS, rows)
-        unscored = int(judgements.alignment.isna().sum())
-        names = ", ".join(self.experiment.judging.judges)
-        facts = {"judgements": len(judgements), "unscored": unscored}
-        return facts, f"{len(responses)} responses by {names}, {unscored} unscored"
+        return {
+            "judges": list(self.experiment.judging.judges),
+            "judgements": len(judgements),
+            "unscored": int(judgements.alignment.isna().sum()),
+        }
 
     def _by(self, expert, responses):
         views = expert.judge(responses.question.tolist(), responses.response.tolist())
@@ -112,6 +113,11 @@ class _Work:
                 f"score; the replies so far are kept; go on with: {self.paths.command('judge')}"
             )
         return marks.judged_frame(responses, expert.name, views, self.experiment.judging)
+
+
+def describe(manifest):
+    """What a unit's judging came to, in a sentence."""
+    return f"{manifest['judgements']} judgements by {', '.join(manifest['judges'])}, {manifest['unscored']} unscored"
 
 
 def _published(paths, units):

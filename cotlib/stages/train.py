@@ -22,7 +22,9 @@ def train(experiment, paths, units=None, report=print):
     paths.own()
     units = [unit for unit in units or experiment.select() if unit.arm.trained]
     started = time.time()
-    manifests = runs.complete("train", _tasks(experiment, paths, units), paths, _Work(experiment.training), report)
+    manifests = runs.complete(
+        "train", _tasks(experiment, paths, units), paths, _Work(experiment.training), describe, report
+    )
     if runs.is_whole(units, experiment, trained_only=True) and not paths.published:
         runs.finish_stage("train", experiment, paths, manifests, started)
     return [paths.unit("train", unit) for unit in units]
@@ -55,8 +57,12 @@ class _Work:
             self.trainer = training.LoraTrainer(unit.model, self.settings)
         facts = self.trainer.fit(rows, unit.arm, unit.seed, folder) | {"training": self.settings.model_dump()}
         training.write_card(folder, {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed, **facts})
-        sentence = (
-            f"{len(rows)} rows × {self.settings.epochs} epochs, {facts['tokens']} tokens at "
-            f"{facts['tokens_per_second']:.0f} tok/s, loss {facts['loss_first']:.2f} → {facts['loss_last']:.2f}"
-        )
-        return facts, sentence
+        return facts
+
+
+def describe(manifest):
+    """What a unit's training came to, in a sentence."""
+    return (
+        f"{manifest['rows']} rows × {manifest['training']['epochs']} epochs, {manifest['tokens']} tokens at "
+        f"{manifest['tokens_per_second']:.0f} tok/s, loss {manifest['loss_first']:.2f} → {manifest['loss_last']:.2f}"
+    )

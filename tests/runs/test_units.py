@@ -37,11 +37,15 @@ class Counting:
         assert list(folder.iterdir()) == []
         self.done.append(task.unit)
         (folder / "result.txt").write_text(str(task.unit))
-        return {"tokens": 3}, "three tokens"
+        return {"tokens": 3}
+
+
+def describe(manifest):
+    return f"{manifest.get('tokens', 0)} tokens"
 
 
 def complete(paths, work, chosen=None, report=lambda line: None):
-    return units.complete("train", tasks() if chosen is None else chosen, paths, work, report)
+    return units.complete("train", tasks() if chosen is None else chosen, paths, work, describe, report)
 
 
 @pytest.fixture
@@ -61,7 +65,11 @@ def test_every_unit_is_done_once_in_order_and_a_second_call_does_none(paths):
         assert (paths.unit("train", unit) / "result.txt").read_text() == str(unit)
     again, told = Counting(), []
     assert complete(paths, again, report=told.append) == manifests
-    assert again.done == [] and len(told) == len(UNITS) and all(line.endswith(": already done") for line in told)
+    assert (
+        again.done == []
+        and len(told) == len(UNITS)
+        and all(re.search(r": 3 tokens, \d+ s, already done$", line) for line in told)
+    )
 
 
 def test_a_unit_whose_key_changed_is_done_again_and_no_other(paths):
@@ -78,7 +86,7 @@ def test_what_the_work_raises_stops_the_run_and_keeps_nothing_of_the_unit(paths)
         (folder / "half.txt").write_text("half")
         if task.unit == UNITS[2]:
             raise BadInput("this unit cannot be")
-        return {}, "done"
+        return {}
 
     with pytest.raises(BadInput, match="this unit cannot be"):
         complete(paths, work)
@@ -106,7 +114,7 @@ def test_a_unit_done_again_keeps_the_old_result_when_the_new_work_fails(paths):
 def test_a_line_says_stage_number_unit_what_was_done_seconds_and_time_left(paths):
     lines = []
     complete(paths, Counting(), report=lines.append)
-    pattern = r"train +(\d+)/12 (tiny-random-\w+) (\S+) seed \d: three tokens, \d+ s, \d+ s left"
+    pattern = r"train +(\d+)/12 (tiny-random-\w+) (\S+) seed \d: 3 tokens, \d+ s, \d+ s left"
     assert all(re.fullmatch(pattern, line) for line in lines), lines
     assert lines[0].startswith("train  1/12 tiny-random-llama base seed 1: ")
     assert lines[-1].endswith(" 0 s left")
@@ -118,7 +126,7 @@ def test_the_time_left_grows_with_the_size_of_what_is_left(paths):
 
     def work(task, folder):
         time.sleep(0.25 * (task.size == 1))
-        return {}, "done"
+        return {}
 
     complete(paths, work, chosen, report=lines.append)
     left = [int(re.search(r"(\d+) s left", line)[1]) for line in lines]
@@ -131,7 +139,7 @@ def test_units_that_are_done_already_do_not_count_for_the_time_left(paths):
 
     def work(task, folder):
         time.sleep(0.2)
-        return {}, "done"
+        return {}
 
     complete(paths, work, report=lines.append)
     assert [line.endswith("already done") for line in lines] == [True] * 6 + [False] * 6
@@ -164,10 +172,10 @@ def work(task, folder):
     if slow in ("", str(task.unit)):
         time.sleep(seconds)
     (folder / "half.txt").rename(folder / "whole.txt")
-    return {}, "done"
+    return {}
 
 tasks = [units.Task(unit, f"k {unit}") for unit in experiment.select()]
-units.complete("train", tasks, Paths.of(experiment, top), work, lambda line: print(line, flush=True))
+units.complete("train", tasks, Paths.of(experiment, top), work, str, lambda line: print(line, flush=True))
 """
 
 
