@@ -22,7 +22,7 @@ class LocalModel:
 
     def __init__(self, experiment):
         self.model, self.settings, self.seed = (
-            models.require(experiment.traces.model),
+            models.check(experiment.traces.model),
             experiment.traces,
             experiment.data.seed,
         )
