@@ -30,7 +30,7 @@ _REPLY = "REPLY"
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One training row. `labels` hold −100 where there is no loss; `segments` say context, trace or answer (0, 1, 2)."""
+    """One training row: `labels` hold −100 where there is no loss, `segments` context, trace or answer (0, 1, 2)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -59,14 +59,38 @@ def encode(tokenizer, item, arm):
             "the craft stage writes it: make craft"
         )
     input_ids, labels, segments = [], [], []
-    for piece in arm.recipe.context:
-        part = _piece(tokenizer, piece, item, arm)
-        input_ids, labels, segments = input_ids + part, labels + [NO_LOSS] * len(part), segments + [CONTEXT] * len(part)
-    for piece in arm.recipe.supervised:
-        part = _piece(tokenizer, piece, item, arm)
-        segment = ANSWER if piece in (arms.ANSWER, arms.END) else TRACE
-        input_ids, labels, segments = input_ids + part, labels + part, segments + [segment] * len(part)
+    for segment, part in pieces(tokenizer, item, arm):
+        input_ids += part
+        labels += [NO_LOSS] * len(part) if segment == CONTEXT else part
+        segments += [segment] * len(part)
     return Encoded(input_ids, labels, segments)
+
+
+def pieces(tokenizer, item, arm):
+    """The pieces of an arm's sequence, each tokenised by itself: pairs (segment, token ids), in order."""
+    for piece in arm.recipe.context:
+        yield CONTEXT, _piece(tokenizer, piece, item, arm)
+    for piece in arm.recipe.supervised:
+        yield ANSWER if piece in (arms.ANSWER, arms.END) else TRACE, _piece(tokenizer, piece, item, arm)
+
+
+def encode_rows(tokenizer, items, arm, max_tokens):
+    """Every item as a training row of `arm`. Refuses what SFTTrainer would silently cut or drop.
+
+    Raises BadInput for a row longer than `max_tokens` or without a supervised token.
+    """
+    rows = []
+    for item in items:
+        row = encode(tokenizer, item, arm)
+        if len(row.input_ids) > max_tokens:
+            raise BadInput(
+                f"training.max_tokens: {max_tokens} is too small: item {item.id!r} has {len(row.input_ids)} tokens "
+                f"under arm {arm}; raise it to {len(row.input_ids)}"
+            )
+        if not row.supervised:
+            raise BadInput(f"item {item.id!r} has no supervised token under arm {arm}; give it a trace or an answer")
+        rows.append(row)
+    return rows
 
 
 def _piece(tokenizer, piece, item, arm):
@@ -133,7 +157,7 @@ def _end_of_turn(tokenizer):
 
 
 def ids(tokenizer, text):
-    """Token ids of a piece of the template: control strings become control tokens, nothing is put in front or behind."""
+    """Token ids of a piece of the template: control strings become control tokens, nothing is put before or behind."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -22,7 +22,7 @@ from cotlib.engine import lora, models, prefixes, products
 from cotlib.errors import BadInput
 from cotlib.runs import artifacts, machine, sources
 
-# Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told otherwise.
+# Unsloth must be imported before transformers and trl, and writes compiled code into the working folder unless told.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(models.cache_folder() / "unsloth_compiled_cache"))
 
@@ -34,32 +34,13 @@ def training_key(settings, unit, rows):
     """Digest of all that decides a unit's adapter: rows, arm, seed, settings, code, library versions.
 
     Args:
-        settings: an experiment's `training` section; unit: a `Unit`; rows: from `encode_rows`.
+        settings: an experiment's `training` section; unit: a `Unit`; rows: from `chat.encode_rows`.
     """
     versions = machine.versions_of("torch", "transformers", "peft", "trl", "unsloth")
     return artifacts.digest(
         unit.model, str(unit.arm), unit.seed, [(row.input_ids, row.labels) for row in rows],
         settings.model_dump(), sources.code_digest(__name__), versions,
     )  # fmt: skip
-
-
-def encode_rows(tokenizer, items, arm, max_tokens):
-    """Every item as a training row of `arm`. Refuses what SFTTrainer would silently cut or drop.
-
-    Raises BadInput for a row longer than `max_tokens` or without a supervised token.
-    """
-    rows = []
-    for item in items:
-        row = chat.encode(tokenizer, item, arm)
-        if len(row.input_ids) > max_tokens:
-            raise BadInput(
-                f"training.max_tokens: {max_tokens} is too small: item {item.id!r} has {len(row.input_ids)} tokens "
-                f"under arm {arm}; raise it to {len(row.input_ids)}"
-            )
-        if not row.supervised:
-            raise BadInput(f"item {item.id!r} has no supervised token under arm {arm}; give it a trace or an answer")
-        rows.append(row)
-    return rows
 
 
 def batch_loss(model, batch, packed):
@@ -97,7 +78,7 @@ class LoraTrainer:
         self.model_id, self.settings, self.on_gpu = model_id, settings, torch.cuda.is_available()
         with contextlib.redirect_stdout(io.StringIO()), models.quiet_warnings():
             library = _unsloth()
-            # Recomputing activations saves memory that a small model on a CPU does not need (1.4 times as fast without).
+            # Recomputing activations saves memory that a small CPU model does not need (1.4 times as fast without).
             checkpointing = "unsloth" if self.on_gpu else False
             model, self.tokenizer = library.from_pretrained(
                 model_name=models.fetch(model_id), max_seq_length=settings.max_tokens, dtype=models.compute_dtype(),

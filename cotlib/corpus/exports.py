@@ -7,7 +7,7 @@ mask, paradigm by paradigm.
 import json
 
 from cotlib import chat
-from cotlib.arms import Arm
+from cotlib.arms import HEADER, Arm
 from cotlib.corpus import folders
 from cotlib.errors import BadInput, check_name
 from cotlib.experiment import slug
@@ -20,6 +20,11 @@ def export(items, tokenizer, arms, folder, format):
     """
     check_name("format", format, list(FORMATS))
     arms = list(dict.fromkeys(Arm.parse(arm) for arm in arms))
+    unknown = next((arm for arm in arms if arm.trained and _loss(format, arm.paradigm) is None), None)
+    if unknown:
+        raise BadInput(
+            f"arm {unknown}: what a trainer makes of {unknown.paradigm} in {format!r} is not known; use 'ids'"
+        )
     if not items or not arms:
         raise BadInput("there is nothing to export: give at least one item and one arm, such as QA")
     files = {
@@ -47,7 +52,7 @@ def _ids_row(tokenizer, item, arm, encoded):
 
 
 def _conversation(tokenizer, item, arm, encoded):
-    if arm.paradigm == "T":
+    if HEADER in arm.recipe.context:
         # transformers renders no conversation without a turn, so the prompt is text: the bare assistant header.
         return {"prompt": _context(tokenizer, encoded), "completion": _decoded(tokenizer, encoded.supervised)}
     row = {
@@ -55,25 +60,20 @@ def _conversation(tokenizer, item, arm, encoded):
         "completion": [{"role": "assistant", "content": _reply(item, arm)}],
     }
     # Templates that know the switch put the empty think block into the prompt, where it belongs.
-    return row | ({"chat_template_kwargs": {"enable_thinking": False}} if arm.paradigm == "QA" else {})
+    return row | ({"chat_template_kwargs": {"enable_thinking": False}} if not arm.recipe.has_trace else {})
 
 
 def _sharegpt(tokenizer, item, arm, encoded):
-    question = "" if arm.paradigm == "T" else item.question
+    question = "" if HEADER in arm.recipe.context else item.question
     return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": _reply(item, arm)}]}
 
 
 def _segments(tokenizer, item, arm, encoded):
     """A segment per piece that `chat` tokenises by itself, because axolotl, too, tokenises segment by segment."""
-    opening = chat.EMPTY_THINK if arm.paradigm == "QA" else chat.OPEN
-    pieces = [(False, _context(tokenizer, encoded).removesuffix(opening)), (False, opening)]
-    if arm.paradigm != "QA":
-        pieces += [(True, item.traces[arm.trace_key]), (True, chat.CLOSE)] + [(True, chat.GAP)] * (
-            arm.paradigm == "QTA"
-        )
-    if arm.paradigm in ("QA", "QTA"):
-        pieces += [(True, getattr(item, arm.answer)), (True, _decoded(tokenizer, chat.end_of_turn(tokenizer)))]
-    segments = [{"label": label, "text": _decoded(tokenizer, chat.ids(tokenizer, text))} for label, text in pieces]
+    segments = [
+        {"label": segment != chat.CONTEXT, "text": _decoded(tokenizer, ids)}
+        for segment, ids in chat.pieces(tokenizer, item, arm)
+    ]
     read = [(token, segment["label"]) for segment in segments for token in chat.ids(tokenizer, segment["text"])]
     if read != [(token, label != chat.NO_LOSS) for token, label in zip(encoded.input_ids, encoded.labels, strict=True)]:
         raise BadInput(
@@ -84,12 +84,10 @@ def _segments(tokenizer, item, arm, encoded):
 
 
 FORMATS = {"trl": _conversation, "ids": _ids_row, "llama-factory": _sharegpt, "axolotl": _segments}
-_EXACT = dict.fromkeys(("QA", "QTA", "QT", "T"), "exact")
-# What a trainer makes of a format, paradigm by paradigm: read from TRL 1.15, and seen in what the data code of
+EXACT = ("ids", "axolotl")
+# What a trainer makes of the other formats, paradigm by paradigm: read from TRL 1.15, and seen in what the data code of
 # axolotl 0.19 and LLaMA-Factory 0.9.5 makes of exported rows (axolotl: ids and labels equal to ours in every row).
 LOSSES = {
-    "ids": _EXACT,
-    "axolotl": _EXACT,
     "trl": {
         "QA": "the empty think block is trained on, unless the chat template knows `enable_thinking`; "
         "so is a line break after the end of turn",
@@ -122,6 +120,11 @@ _USAGE = {
 }
 
 
+def _loss(format, paradigm):
+    """What a trainer makes of our loss mask in a format, in words; None where nobody has looked."""
+    return "exact" if format in EXACT else LOSSES[format].get(paradigm)
+
+
 def _readme(tokenizer, arms, format, count):
     lost = {
         arm: f"; the weighting is lost, these are the rows of {arm.type}-QTA"
@@ -129,10 +132,11 @@ def _readme(tokenizer, arms, format, count):
         if arm.loss_weighting == "segment"
     }
     arm_rows = [
-        f"| `{arm}` | `{arm.folder}.jsonl` | {count} | {LOSSES[format][arm.paradigm]}{lost.get(arm, '')} |"
+        f"| `{arm}` | `{arm.folder}.jsonl` | {count} | {_loss(format, arm.paradigm)}{lost.get(arm, '')} |"
         for arm in arms
     ]
-    format_rows = [f"| `{name}` | {' | '.join(losses.values())} |" for name, losses in LOSSES.items()]
+    described = list(LOSSES["trl"])
+    format_rows = [f"| `{name}` | {' | '.join(_loss(name, row) for row in described)} |" for name in FORMATS]
     exact = "`ids` and `axolotl` are exact for this tokenizer alone, the others are text for any."
     return "\n".join([
         f"# Arms for another trainer: format `{format}`, tokenizer `{slug(tokenizer.name_or_path)}`", "",
@@ -148,10 +152,10 @@ def _readme(tokenizer, arms, format, count):
 
 def _reply(item, arm):
     """The whole assistant turn of an arm as text, context and supervised part together."""
-    if arm.paradigm == "QA":
+    if not arm.recipe.has_trace:
         return chat.EMPTY_THINK + getattr(item, arm.answer)
     block = chat.OPEN + item.traces[arm.trace_key] + chat.CLOSE
-    return block + chat.GAP + getattr(item, arm.answer) if arm.paradigm == "QTA" else block
+    return block + chat.GAP + getattr(item, arm.answer) if arm.recipe.grades_answer else block
 
 
 def _context(tokenizer, encoded):

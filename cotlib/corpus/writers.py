@@ -22,7 +22,7 @@ class LocalModel:
 
     def __init__(self, experiment):
         self.model, self.settings, self.seed = (
-            models.check(experiment.traces.model),
+            models.require(experiment.traces.model),
             experiment.traces,
             experiment.data.seed,
         )

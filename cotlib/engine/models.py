@@ -25,7 +25,7 @@ def cache_folder():
     return Path(os.environ.get("COTLIB_CACHE") or platformdirs.user_cache_dir("cotlib"))
 
 
-def check(model_id):
+def require(model_id):
     """Return `model_id` if it is embedded, a model folder, or shaped like a hub id; else raise BadInput.
 
     Loads nothing, so a hub id may still name no model.
@@ -54,7 +54,7 @@ def fetch(model_id):
     An embedded model is made on first use, and again if the code or text it is made from has changed or one of its
     files differs from its checksum. Two processes may ask at once: one makes it, the other waits.
     """
-    check(model_id)
+    require(model_id)
     if model_id not in EMBEDDED:
         return model_id
     folder = cache_folder() / model_id

@@ -6,6 +6,7 @@ the later one would silently win; so is nesting too deep to be read, and YAML wh
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import yaml
@@ -23,7 +24,7 @@ def read_text(path, wanted="a file that is there"):
     try:
         content = Path(path).read_bytes()
         return (gzip.decompress(content) if Path(path).suffix == ".gz" else content).decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise BadInput(f"{path} is damaged: it is no whole gzip file; make it again") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); give {wanted}") from None
@@ -101,11 +102,14 @@ def _expanded(node, sizes, where):
     if isinstance(node, yaml.MappingNode):
         seen = {}
         for key, value in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadInput(f"{where} line {line}: a key is a list or a mapping; write a name")
+            name = (key.tag, key.value)
             if name in seen:
-                lines = f"lines {seen[name]} and {key.start_mark.line + 1}"
+                lines = f"line {line}" if seen[name] == line else f"lines {seen[name]} and {line}"
                 raise BadInput(f"{where}: key {shown(key.value)} stands twice, on {lines}; keep one")
-            seen[name] = key.start_mark.line + 1
+            seen[name] = line
             members += [key, value]
     elif isinstance(node, yaml.SequenceNode):
         members = node.value

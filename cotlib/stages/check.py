@@ -1,6 +1,6 @@
 """What can be known to be wrong before any work: everything that an experiment names must be there and must fit."""
 
-from cotlib import chat, training
+from cotlib import chat
 from cotlib.engine import models
 from cotlib.errors import BadInput
 from cotlib.judges import panel
@@ -18,7 +18,7 @@ def check(experiment, paths, measure=True):
     """
     paths.check_owner()
     for model_id in experiment.models:
-        models.check(model_id)
+        models.require(model_id)
     items, questions, _, _ = craft.selection(experiment)
     panel.check(experiment)
     for model_id in filter(models.is_here, experiment.models if measure else []):
@@ -36,7 +36,7 @@ def _check_lengths(experiment, model_id, items, questions):
     items = craft.with_controls(items, experiment)
     for arm in experiment.arms:
         if arm.type is None or all(arm.trace_key in item.traces for item in items):  # not those still to be written
-            training.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
+            chat.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
     longest = max(len(chat.prompt(tokenizer, question.question, "no-think")) for question in questions)
     budget = experiment.evaluation.answer_tokens
     if "think" in experiment.evaluation.modes:

@@ -2,7 +2,7 @@
 
 import time
 
-from cotlib import training
+from cotlib import chat, training
 from cotlib.engine import models
 from cotlib.runs import units as runs
 from cotlib.stages import craft
@@ -39,7 +39,7 @@ def _tasks(experiment, paths, units):
     for model_id in dict.fromkeys(unit.model for unit in units):
         tokenizer = models.load_tokenizer(model_id)
         for unit in (unit for unit in units if unit.model == model_id):
-            rows = training.encode_rows(tokenizer, items, unit.arm, experiment.training.max_tokens)
+            rows = chat.encode_rows(tokenizer, items, unit.arm, experiment.training.max_tokens)
             key = training.training_key(experiment.training, unit, rows)
             tasks.append(runs.Task(unit, key, training.count_tokens(rows), rows))
     return tasks
