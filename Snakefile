@@ -62,7 +62,7 @@ localrules: all, craft, train, evaluate, judge, findings, book
 
 
 rule all:
-    input: f"{ROOT}/book/index.html"
+    input: f"{ROOT}/book/index.html", str(PATHS.findings), str(PATHS.scores)
 
 
 rule craft:
