@@ -133,23 +133,15 @@ def test_the_built_book_holds_every_page_figure_and_verdict(smoke):
         assert re.search(r"This page shows the run <code[^>]*>.*smoke", text), "a page says which run it shows"
 
 
-OUTPUTS = {
-    "craft": "craft/manifest.json", "train": "train/manifest.json", "evaluate": "evaluate/manifest.json",
-    "judge": "judge/manifest.json", "findings": "findings.json", "book": "book/index.html",
-}  # fmt: skip
-
-
-def stale_rules(clone):
-    """Rules that Snakemake would run again because of their own inputs, each asked alone."""
-    stale = set()
-    for rule, output in OUTPUTS.items():
-        target = str(clone / "results" / "smoke" / output)
-        command = snakemake(clone, "experiments/smoke.yml", "results", "--dry-run", "--allowed-rules", rule)
-        done = run(clone, *command, "--", target)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if "Nothing to be done" not in done.stdout + done.stderr:
-            stale.add(rule)
-    return stale
+def rule_inputs(clone):
+    """What each rule lists as its inputs: rule → set of paths."""
+    command = snakemake(clone, "experiments/smoke.yml", "results", "--dry-run", "--forceall")
+    inputs = {}
+    for block in re.split(r"\n(?=(?:local)?rule )", run(clone, *command).stdout):
+        rule, listed = (re.search(pattern, block) for pattern in (r"^(?:local)?rule (\w+)", r"input: (.*)"))
+        if rule and listed:
+            inputs[rule[1]] = set(listed[1].split(", "))
+    return inputs
 
 
 def importing(module):
@@ -169,34 +161,41 @@ def importing(module):
 
 
 @pytest.mark.parametrize("module", ["cotlib/pages/tables.py", "cotlib/judges/probe.py", "cotlib/pages/book.py"])
-def test_a_changed_module_makes_exactly_the_stages_stale_that_import_it(smoke, module):
-    clone = smoke["clone"]
-    path, times, expected = clone / module, (clone / module).stat(), importing(module)
-    before = path.read_text()
-    assert 0 < len(expected) < len(OUTPUTS)
-    path.write_text(f"{before}# changed\n")  # Snakemake compares small files by content, not by time alone
-    try:
-        assert stale_rules(clone) == expected
-    finally:
-        path.write_text(before)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert stale_rules(clone) == set()
+def test_a_module_is_an_input_of_exactly_the_stages_that_load_it(clone, module):
+    """By Python's own account of what each notebook loads."""
+    expected = importing(module)
+    assert expected and {rule for rule, files in rule_inputs(clone).items() if module in files} == expected
 
 
-def test_every_rule_takes_what_its_notebook_imports(clone):
-    """All modules at once: what the rules list as their inputs is what the notebooks' imports come to."""
-    command = snakemake(clone, "experiments/smoke.yml", "results", "--dry-run", "--forceall")
-    blocks = re.split(r"\n(?=(?:local)?rule )", run(clone, *command).stdout)
-    inputs = {}
-    for block in blocks:
-        rule, listed = (re.search(pattern, block) for pattern in (r"^(?:local)?rule (\w+)", r"input: (.*)"))
-        if rule and listed:
-            inputs[rule[1]] = set(listed[1].split(", "))
+def test_every_rule_takes_what_its_notebook_imports_and_no_other_module(clone):
+    inputs = rule_inputs(clone)
     for stage, name in NOTEBOOKS.items():
         ours = {file for file in inputs[stage] if file.startswith("cotlib/") and file.endswith(".py")}
         assert ours == set(sources.files_of(ROOT / "notebooks" / f"{name}.ipynb")), stage
         assert f"notebooks/{name}.ipynb" in inputs[stage] and "cotlib/pages/templates/claims.html" in inputs[stage]
     assert {"cotlib/pages/book.py", "_toc.yml", "book/index.md", "book/_static/book.css"} <= inputs["book"]
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("cotlib/pages/book.py", {"book"}),
+        ("cotlib/judges/marks.py", {"judge", "findings", "book"}),
+        ("cotlib/pages/tables.py", {"craft", "train", "evaluate", "judge", "findings", "book"}),
+    ],
+)
+def test_a_changed_module_is_followed_by_its_stages_and_what_stands_on_them_and_by_no_other(smoke, module, rules):
+    clone, path = smoke["clone"], smoke["clone"] / module
+    times, before = path.stat(), path.read_text()
+    plan = snakemake(clone, "experiments/smoke.yml", "results", "--dry-run")
+    assert "Nothing to be done" in run(clone, *plan).stdout
+    path.write_text(f"{before}# changed\n")  # Snakemake compares small files by content, not by time alone
+    try:
+        planned = set(re.findall(r"^(?:local)?rule (\w+)", run(clone, *plan).stdout, re.MULTILINE))
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert planned - {"all"} == rules
 
 
 def test_an_adapter_folder_is_whole_and_its_card_names_data_and_warning(smoke):
