@@ -67,7 +67,7 @@ def embedded(vocabulary):
     return torch.from_numpy(np.log(probability)).float(), groups
 
 
-@pytest.mark.parametrize("temperature", [1.0, pytest.param(1.4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_a_distribution_over_the_whole_vocabulary_is_drawn_as_it_is(vocabulary, temperature):
     logits, groups = embedded(vocabulary)
