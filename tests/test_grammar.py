@@ -49,7 +49,7 @@ def experiment(tmp_path, grammar):
             "shuffled-hasty-QT",
             "hasty-QT@50%",
         ],
-        "data": {"corpus": str(folder), "items": 10, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
+        "data": {"corpus": str(folder), "items": 24, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
         "training": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
         "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
         "judging": {"probe_items": 20},
