@@ -18,7 +18,6 @@ from cotlib.arms import BASE, MODES, SUITES, Arm
 from cotlib.errors import BadInput, check_name, explain, few, shown, suggestion
 from cotlib.runs import documents
 
-STAGES = ("craft", "train", "evaluate", "judge", "findings")
 JUDGES = ("probe", "llm")
 ROOT = Path(__file__).resolve().parent.parent
 
