@@ -6,6 +6,8 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python
 REQUIREMENTS := requirements.txt requirements-no-deps.txt requirements-dev.txt
 SNAKEMAKE = env PATH=$(abspath $(BIN)):$$PATH $(BIN)/snakemake --snakefile Snakefile --cores all --nolock \
 	--rerun-incomplete --quiet progress rules host reason --config experiment=$(EXPERIMENT) --
+# Two processes, a file of tests at a time: most tests keep one core busy.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -31,10 +33,10 @@ publish: environment  ## make a finished run the published one: book/executed an
 	@$(BIN)/python -m cotlib publish $(EXPERIMENT)
 
 test: environment  ## all tests
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 test-fast: environment  ## the tests that take seconds
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 bench: environment  ## measure the hot paths against their usual alternatives (half an hour)
 	@$(BIN)/python benchmarks/run.py

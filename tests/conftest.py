@@ -21,6 +21,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("cotlib")
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first: `make test` gives it to one process while another does the rest."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 _load = functools.cache(models.load)
 _load_tokenizer = functools.cache(models.load_tokenizer)
 

@@ -45,10 +45,19 @@ def clone(tmp_path_factory):
     return top
 
 
+def shell(top):
+    """The variables of a reader's shell, with the clone's own `cotlib`.
+
+    What `make test` hands down would make a `make` below it print where it works.
+    """
+    ours = ("COTLIB_JUDGE", "COTLIB_WRITER", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | {"PYTHONPATH": str(top), "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
 def run(top, *command, **variables):
-    """A command in a clone, with the clone's own `cotlib`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COTLIB_JUDGE")}
-    environment |= {"PYTHONPATH": str(top), "PATH": f"{BIN}:{os.environ['PATH']}", **variables}
+    """A command in a clone, as a reader types it."""
+    environment = shell(top) | variables
     return subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, timeout=800)
 
 
@@ -133,6 +142,7 @@ def test_the_built_book_holds_every_page_figure_and_verdict(smoke):
         assert re.search(r"This page shows the run <code[^>]*>.*smoke", text), "a page says which run it shows"
 
 
+@pytest.fixture(scope="module")
 def rule_inputs(clone):
     """What each rule lists as its inputs: rule → set of paths."""
     command = snakemake(clone, "experiments/smoke.yml", "results", "--dry-run", "--forceall")
@@ -144,36 +154,43 @@ def rule_inputs(clone):
     return inputs
 
 
-def importing(module):
-    """The stages whose notebook loads a module, by Python's own account, and the book if the builder does."""
-    stages = set()
+@pytest.fixture(scope="module")
+def loaded():
+    """What each stage's notebook loads of this package, by Python's own account: stage → set of module names."""
+    found = {}
     for stage, name in NOTEBOOKS.items():
         cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
         lines = [line for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n")]
         code = "\n".join(line for line in lines if re.match("(from|import) ", line))
-        loaded = "import sys; print(*sorted(name for name in sys.modules if name.startswith('cotlib')))"
-        names = run(ROOT, sys.executable, "-c", f"{code}\n{loaded}").stdout.split("\n")[-2].split()
-        if module.removesuffix(".py").replace("/", ".") in names:
-            stages.add(stage)
+        listing = "import sys; print(*sorted(name for name in sys.modules if name.startswith('cotlib')))"
+        found[stage] = set(run(ROOT, sys.executable, "-c", f"{code}\n{listing}").stdout.split("\n")[-2].split())
+    return found
+
+
+def importing(module, loaded):
+    """The stages whose notebook loads a module, and the book if the builder is made of it."""
+    name = module.removesuffix(".py").replace("/", ".")
+    stages = {stage for stage, names in loaded.items() if name in names}
     if module in (*sources.files_of(ROOT / "cotlib/pages/book.py"), "cotlib/pages/book.py"):
         stages.add("book")
     return stages
 
 
 @pytest.mark.parametrize("module", ["cotlib/pages/tables.py", "cotlib/judges/probe.py", "cotlib/pages/book.py"])
-def test_a_module_is_an_input_of_exactly_the_stages_that_load_it(clone, module):
-    """By Python's own account of what each notebook loads."""
-    expected = importing(module)
-    assert expected and {rule for rule, files in rule_inputs(clone).items() if module in files} == expected
+def test_a_module_is_an_input_of_exactly_the_stages_that_load_it(rule_inputs, loaded, module):
+    expected = importing(module, loaded)
+    assert expected and {rule for rule, files in rule_inputs.items() if module in files} == expected
 
 
-def test_every_rule_takes_what_its_notebook_imports_and_no_other_module(clone):
-    inputs = rule_inputs(clone)
+def test_every_rule_takes_what_its_notebook_imports_and_no_other_module(rule_inputs):
     for stage, name in NOTEBOOKS.items():
-        ours = {file for file in inputs[stage] if file.startswith("cotlib/") and file.endswith(".py")}
+        ours = {file for file in rule_inputs[stage] if file.startswith("cotlib/") and file.endswith(".py")}
         assert ours == set(sources.files_of(ROOT / "notebooks" / f"{name}.ipynb")), stage
-        assert f"notebooks/{name}.ipynb" in inputs[stage] and "cotlib/pages/templates/claims.html" in inputs[stage]
-    assert {"cotlib/pages/book.py", "_toc.yml", "book/index.md", "book/_static/book.css"} <= inputs["book"]
+        assert (
+            f"notebooks/{name}.ipynb" in rule_inputs[stage]
+            and "cotlib/pages/templates/claims.html" in rule_inputs[stage]
+        )
+    assert {"cotlib/pages/book.py", "_toc.yml", "book/index.md", "book/_static/book.css"} <= rule_inputs["book"]
 
 
 @pytest.mark.parametrize(
@@ -276,11 +293,10 @@ def test_a_run_from_nothing_leaves_how_long_it_took_and_one_that_goes_on_does_no
 
 def test_a_killed_run_resumes_and_finds_the_same_as_an_unbroken_one(clone, tmp_path, whole):
     file = small(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(clone), "PATH": f"{BIN}:{os.environ['PATH']}"}
     broken = subprocess.Popen(
         snakemake(clone, file, tmp_path),
         cwd=clone,
-        env=environment,
+        env=shell(clone),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -33,6 +33,7 @@ def digests(folder):
 # ---- fetching
 
 
+@pytest.mark.slow
 def test_two_processes_that_fetch_at_once_get_the_same_whole_model(cache, monkeypatch):
     name = "tiny-random-qwen3"
     started = [
@@ -113,6 +114,7 @@ def test_an_embedded_model_depends_on_no_code_but_that_which_makes_it():
     assert set(made_by) == {"cotlib", "cotlib.engine", "cotlib.engine.embedded", "cotlib.errors"}
 
 
+@pytest.mark.slow
 def test_a_model_is_made_again_when_its_text_changes_and_not_when_another_module_does(cache, fetched, tmp_path):
     # A copy of the package, so that its code can be changed; it keeps models in the same cache.
     shutil.copytree(fetched, cache)

@@ -174,6 +174,7 @@ print(sum(judgement.alignment is not None for judgement in judge.judge(texts, te
 """
 
 
+@pytest.mark.slow
 def test_a_killed_judge_goes_on_where_it_stopped_and_asks_only_for_what_is_missing(tmp_path):
     journal = tmp_path / "replies.jsonl"
 

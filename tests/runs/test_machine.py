@@ -33,6 +33,7 @@ def test_the_processor_is_named_as_linux_names_it():
     assert "model name" not in text or machine.hardware()["processor"] in text
 
 
+@pytest.mark.slow
 def test_peak_memory_is_in_gib_and_grows_with_what_is_held():
     """In a process of its own: in one that has freed much, new tensors may fit into what its heap still holds.
 

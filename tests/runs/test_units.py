@@ -190,6 +190,7 @@ def begun(top):
     return [line.split(" ", 1) for line in log.read_text().splitlines()] if log.exists() else []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, paths):
     process, deadline = start(tmp_path, slow=str(UNITS[4]), seconds=300), time.time() + 60
     while len(begun(tmp_path)) < 5:
@@ -210,6 +211,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, paths):
     assert not [path for path in paths.root.rglob(".*") if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_units_and_do_none_twice(tmp_path, paths):
     both = [start(tmp_path, slow="", seconds=0.3) for _ in range(2)]
     for process in both:
