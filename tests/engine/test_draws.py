@@ -10,14 +10,17 @@ from cotlib.engine import draws
 SMOLLM2, QWEN3 = 49_152, 151_936
 VOCABULARIES = [SMOLLM2, pytest.param(QWEN3, marks=pytest.mark.slow)]
 CPU = torch.device("cpu")
+# With a graphics card, what is true here of draws is asked of its own generator, too.
+DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+on_every_device = pytest.mark.parametrize("device", DEVICES, ids=str)
 
 
-def on_cpu(logits, temperature, count, seed=0):
+def drawn_on(device, logits, temperature, count, seed=0):
     """`count` draws from one distribution by the public function: array of token ids."""
-    drawn = []
+    drawn, logits = [], logits.to(device)
     for start in range(0, count, 1000):
         rows = min(1000, count - start)
-        streams = [draws.stream((seed, start + row), CPU) for row in range(rows)]
+        streams = [draws.stream((seed, start + row), device) for row in range(rows)]
         drawn += draws.draw(logits.expand(rows, -1), temperature, streams)
     return np.array(drawn)
 
@@ -39,9 +42,11 @@ def peaked(vocabulary, rivals=1e-9):
     return logits
 
 
-@pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_twenty_thousand_draws_from_a_peaked_distribution_take_no_rival(vocabulary):
-    drawn = on_cpu(peaked(vocabulary), 1.0, 20_000)
+@pytest.mark.slow
+@on_every_device
+@pytest.mark.parametrize("vocabulary", [SMOLLM2, QWEN3])
+def test_twenty_thousand_draws_from_a_peaked_distribution_take_no_rival(vocabulary, device):
+    drawn = drawn_on(device, peaked(vocabulary), 1.0, 20_000)
     assert (drawn == vocabulary // 3).all()
 
 
@@ -67,12 +72,13 @@ def embedded(vocabulary):
     return torch.from_numpy(np.log(probability)).float(), groups
 
 
+@on_every_device
 @pytest.mark.parametrize("temperature", [1.0, pytest.param(0.8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_a_distribution_over_the_whole_vocabulary_is_drawn_as_it_is(vocabulary, temperature):
+def test_a_distribution_over_the_whole_vocabulary_is_drawn_as_it_is(vocabulary, temperature, device):
     logits, groups = embedded(vocabulary)
     expected = np.bincount(groups, weights=(logits.double() / temperature).softmax(-1).numpy())
-    drawn = np.bincount(groups[on_cpu(logits, temperature, 12_000, seed=1)], minlength=len(expected))
+    drawn = np.bincount(groups[drawn_on(device, logits, temperature, 12_000, seed=1)], minlength=len(expected))
     assert stats.chisquare(drawn, expected * 12_000).pvalue > 1e-4
     # The test would notice if one draw in 130 came from anywhere in the vocabulary, as it once did.
     spoilt = (1 - 1 / 130) * expected + 1 / 130 * np.bincount(groups) / vocabulary
@@ -87,21 +93,38 @@ def test_the_gpus_function_draws_the_distribution_as_it_is():
     assert stats.chisquare(drawn, expected * 10_000).pvalue > 1e-4
 
 
-def test_a_row_draws_the_same_whatever_stands_beside_it():
-    logits = torch.randn(6, SMOLLM2, generator=torch.Generator().manual_seed(0))
-    together = draws.draw(logits, 1.0, [draws.stream((5, row), CPU) for row in range(6)])
-    alone = [draws.draw(logits[row : row + 1], 1.0, [draws.stream((5, row), CPU)])[0] for row in range(6)]
+@on_every_device
+def test_a_row_draws_the_same_whatever_stands_beside_it(device):
+    logits = torch.randn(6, SMOLLM2, generator=torch.Generator().manual_seed(0)).to(device)
+    together = draws.draw(logits, 1.0, [draws.stream((5, row), device) for row in range(6)])
+    alone = [draws.draw(logits[row : row + 1], 1.0, [draws.stream((5, row), device)])[0] for row in range(6)]
     assert together == alone
     assert len(set(together)) == 6
 
 
-def test_two_models_that_share_a_stream_mostly_draw_the_same_token():
+@on_every_device
+def test_two_models_that_share_a_stream_mostly_draw_the_same_token(device):
     generator = torch.Generator().manual_seed(0)
     one = 3 * torch.randn(SMOLLM2, generator=generator)
     other = one + 0.05 * torch.randn(SMOLLM2, generator=generator)
-    same = (on_cpu(one, 1.0, 1000) == on_cpu(other, 1.0, 1000)).mean()
-    apart = (on_cpu(one, 1.0, 1000) == on_cpu(other, 1.0, 1000, seed=1)).mean()
+    same = (drawn_on(device, one, 1.0, 1000) == drawn_on(device, other, 1.0, 1000)).mean()
+    apart = (drawn_on(device, one, 1.0, 1000) == drawn_on(device, other, 1.0, 1000, seed=1)).mean()
     assert same > 0.8 > 0.1 > apart
+
+
+@on_every_device
+def test_the_generator_of_times_is_fine_enough_at_its_small_end(device):
+    """The shortest of n times is as short as it should be: float32 gives 0 here, and 2^-24 on a graphics card."""
+    stream, parts = draws.stream((11,), device), 100 if device.type == "cuda" else 10
+    shortest = np.inf
+    for _ in range(parts):
+        if device.type == "cuda":
+            times = torch.empty(10**7, dtype=torch.float64, device=device).exponential_(generator=stream)
+        else:
+            times = stream.standard_exponential(10**7)
+        shortest = min(shortest, float(times.min()))
+    # It is 1 / n in the mean; more than 20 / n, or less than a millionth of 1 / n, comes once in a million seeds.
+    assert 1e-6 < shortest * parts * 10**7 < 20 and shortest > draws.EARLIEST
 
 
 @pytest.mark.parametrize("earliest", [0.0, 5e-324])
