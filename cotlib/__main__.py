@@ -4,6 +4,9 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import platformdirs
 
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment
@@ -61,6 +64,7 @@ def _run(file, command):
 
     A run that began with nothing and was not interrupted leaves how long it took (`WHOLE_RUN`).
     """
+    _require_cache()
     experiment, paths = _checked(file, measure=False)  # the first notebook measures
     print(experiment.summary, flush=True)
     page = paths.root / "book" / "index.html"
@@ -84,6 +88,18 @@ def _run(file, command):
         if path.is_file():
             print(f"{name}: {relative(path)}")
     return 0
+
+
+def _require_cache():
+    """Raise BadInput if the user's cache folder cannot be written to: Snakemake would stop with its call stack."""
+    folder = Path(platformdirs.user_cache_dir("snakemake"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"the cache folder {str(folder)!r} cannot be made ({error.strerror}); "
+            "name another one with: export XDG_CACHE_HOME=FOLDER"
+        ) from None
 
 
 def _modified(path):

@@ -407,6 +407,19 @@ def test_a_run_that_fails_leaves_its_reason_on_the_screen_and_in_a_file(clone, t
     assert not list((clone / "results" / "diverging" / "train").rglob("adapter_model.safetensors"))
 
 
+def test_a_home_that_cannot_be_written_to_ends_in_one_message_and_a_cache_elsewhere_helps(clone, tmp_path):
+    """A file stands where the home folder should: nobody can write below it, whoever runs the tests."""
+    (tmp_path / "home").touch()
+    file, home = small(tmp_path, name="homeless"), str(tmp_path / "home")
+    done = make(clone, "craft", experiment=str(file), HOME=home, XDG_CACHE_HOME="", COTLIB_CACHE="")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert re.match(r"the cache folder '.*home/.cache/snakemake' cannot be made \(Not a directory\)", done.stderr)
+    assert not (clone / "results" / "homeless").exists()
+    elsewhere = re.search(r"export (\w+)=FOLDER", done.stderr)[1]
+    done = make(clone, "craft", experiment=str(file), HOME=home, **{elsewhere: str(tmp_path / "cache")})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS.values())
 def test_papermill_describes_every_parameter_with_type_and_comment(clone, name):
     help_text = run(clone, str(BIN / "papermill"), "--help-notebook", f"notebooks/{name}.ipynb").stdout
