@@ -63,7 +63,9 @@ def batch_loss(model, batch, packed):
             hidden = model.model(**tree.inputs(model), use_cache=False)[0][0]
         # The token at place t + 1 of a row is predicted from the node at place t of its path.
         places = [tree.paths[row][place] for row, place in where.nonzero().tolist()]
-        chosen = hidden[torch.tensor(places, device=hidden.device)]
+        # Under T all rows start from one node. With hidden[places] threads would add up its gradient in any order, and
+        # the last digits would differ from run to run; `index_select` adds in the order of the places.
+        chosen = hidden.index_select(0, torch.tensor(places, device=hidden.device))
     else:
         hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
         chosen = hidden[:, :-1][where]
