@@ -119,3 +119,14 @@ def test_the_fast_loss_of_training_is_the_readable_one(any_model, items, arm, pa
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         expected = loss.weighted_loss(logits.double(), batch["labels"], batch["weights"].double()).item()
         assert training.batch_loss(model, batch, packed).item() == pytest.approx(expected, abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["QA", "neutral-QTA", "neutral-T"])
+def test_a_batchs_gradient_is_the_same_to_the_byte_however_often_it_is_made(any_model, items, arm):
+    """Under T all rows share the node that predicts their first token; so many rows are added up by several threads."""
+    model, tokenizer = any_model
+    rows = 8 if model.config.hidden_size > 500 else 48
+    batch = loss.collate(rows_of(items[:rows], arm, tokenizer), tokenizer.pad_token_id or 0, "token")
+    weight = model.model.layers[0].mlp.up_proj.weight
+    made = [torch.autograd.grad(training.batch_loss(model, batch, packed=True), weight)[0] for _ in range(5)]
+    assert made[0].any() and all(torch.equal(gradient, made[0]) for gradient in made)
