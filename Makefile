@@ -1,4 +1,4 @@
-# Two commands matter: `make run` and `make test`. Everything else is a part of them.
+# Two commands matter: `make run` and `make test`. The other targets are single steps.
 EXPERIMENT ?= experiments/demo.yml
 VENV := .venv
 BIN := $(VENV)/bin

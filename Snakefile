@@ -1,4 +1,4 @@
-# The grid: craft → train → evaluate → judge → findings → book; all but the last are papermill calls on a notebook.
+# The workflow: craft → train → evaluate → judge → findings → book; all but the last are papermill calls on a notebook.
 # The same file on a laptop (one kernel a stage) and on a cluster (`workflow: {jobs: arm}`: an arm and seed is a job).
 #   snakemake --cores all --config experiment=experiments/demo.yml
 from pathlib import Path
@@ -38,8 +38,8 @@ def executed(stage):
 
 
 def made_of(stage):
-    """A stage's notebook, every module that it imports, and the templates that those fill. A change costs a kernel,
-    which decides by content what to do again."""
+    """A stage's notebook, every module that it imports, and the templates that those fill. If one of them changes, the
+    notebook runs again, and does again only the units whose keys changed."""
     return [notebook(stage), *sources.files_of(TOP / notebook(stage)), *TEMPLATES]
 
 
@@ -77,14 +77,14 @@ rule craft:
 
 
 rule train:
-    input: rules.craft.output.crafted, made_of("train"), units("train", trained_only=True)
+    input: FILE, rules.craft.output.crafted, made_of("train"), units("train", trained_only=True)
     output: manifest=f"{ROOT}/train/manifest.json", notebook=executed("train")
     threads: THREADS
     shell: papermill("train")
 
 
 rule evaluate:
-    input: rules.train.output.manifest, made_of("evaluate"), units("evaluate")
+    input: FILE, rules.train.output.manifest, made_of("evaluate"), units("evaluate")
     output:
         manifest=f"{ROOT}/evaluate/manifest.json",
         measures=str(PATHS.measures),
@@ -95,14 +95,14 @@ rule evaluate:
 
 
 rule judge:
-    input: rules.evaluate.output.responses, made_of("judge")
+    input: FILE, rules.evaluate.output.responses, made_of("judge")
     output: manifest=f"{ROOT}/judge/manifest.json", judgements=str(PATHS.judgements), notebook=executed("judge")
     threads: THREADS
     shell: papermill("judge")
 
 
 rule findings:
-    input: rules.evaluate.output.measures, rules.judge.output.judgements, made_of("findings")
+    input: FILE, rules.evaluate.output.measures, rules.judge.output.judgements, made_of("findings")
     output:
         manifest=f"{ROOT}/manifest.json",
         findings=str(PATHS.findings),
@@ -135,7 +135,7 @@ if EACH:
         return [*crafted, f"{ROOT}/train/{adapter}", f"{ROOT}/evaluate/{base}"]
 
     rule train_arm:
-        input: rules.craft.output.crafted, made_of("train")
+        input: FILE, rules.craft.output.crafted, made_of("train")
         output: manifest=f"{ROOT}/train/{UNIT}/manifest.json", notebook=f"{EXECUTED}/2-train/{UNIT}.ipynb"
         params: one=one
         resources: gpu=1
@@ -143,7 +143,7 @@ if EACH:
         shell: papermill("train", "{params.one}")
 
     rule evaluate_arm:
-        input: needed, made_of("evaluate")
+        input: FILE, needed, made_of("evaluate")
         output: manifest=f"{ROOT}/evaluate/{UNIT}/manifest.json", notebook=f"{EXECUTED}/3-evaluate/{UNIT}.ipynb"
         params: one=one
         resources: gpu=1

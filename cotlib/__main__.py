@@ -14,7 +14,7 @@ from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths, relative
 
 WHOLE_RUN = "run.json"
-# What Snakemake and the kernel say in every run, and a reader cannot act on.
+# Routine messages of Snakemake and the kernel, which are not shown.
 CHATTER = re.compile(
     r"Assuming unrestricted|Building DAG|Using shell|Select jobs|Execute \d+ jobs|Touching output|Nothing to be done|"
     r"\[IPKernelApp\]|Complete log|Elapsed time|Provided|Job stats|Finished job|.*steps \(.*done|\s*$"

@@ -1,5 +1,6 @@
 """The notebooks as they are stored: they tell, `cotlib` does, and cells by hand show how."""
 
+import ast
 import re
 
 import nbformat
@@ -65,17 +66,16 @@ def test_each_step_of_the_method_is_done_by_hand(name):
 
 
 def test_the_notebooks_use_the_same_names_for_the_same_things():
-    """`models`, `arms` and `seed` are parameters wherever they stand, never modules."""
-    meanings = {}
+    """What one notebook imports, none assigns: `models`, `arms` and `seed` are parameters everywhere, never modules."""
+    imported, assigned = set(), set()
     for name in NOTEBOOKS.values():
-        for source in (cell.source for cell in cells(name, "code")):
-            for line in source.split("\n"):
-                if match := re.match(r"(?:from \S+ )?import (.*)", line):
-                    for part in match[1].split(", "):
-                        meanings.setdefault(part.split(" as ")[-1], set()).add("module or function")
-                elif match := re.match(r"(models|arms|seed|experiment|results|plan|paths|units)\b\s*[:=]", line):
-                    meanings.setdefault(match[1], set()).add("value")
-    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}
+        for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells(name, "code")))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                imported |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assigned.add(node.id)
+    assert {"chat", "draws"} <= imported and {"models", "arms", "seed", "plan"} <= assigned
+    assert imported & assigned == set()
 
 
 def test_no_figure_is_drawn_in_two_notebooks():

@@ -1,4 +1,4 @@
-"""What a sceptical reader asks of the corpus, as numbers with thresholds: one `Check` a doubt.
+"""Checks of the corpus: each measures one thing that could explain an effect in place of the reasoning.
 
 The comparison between types of reasoning holds only if the types differ in meaning and in nothing
 else: not in the answer, not in length, not in a telltale turn of phrase. Here that is measured, on
@@ -22,38 +22,39 @@ from cotlib.corpus.records import forbidden_words, texts, words_of, written_trac
 
 # A check that is missing here informs only: it has no verdict.
 THRESHOLDS = {
-    # The experiment rests on it: were one answer different, the reasoning would not be the only cause left.
+    # If answers differed between arms, an effect could come from the answers.
     "identical answers": 1.0,
     # A longer trace takes loss from the answer; a fifth is what writing can keep to.
     "trace length within an item": 0.20,
     # Over a whole type lengths average out: a type that is longer throughout would be trained more.
     "trace length between types": 0.05,
-    # Seven words in a row are a quotation: the trace would teach the answer itself.
+    # A trace that shares seven words in a row with the answer would teach the answer itself.
     "words shared with an answer": rules.LONGEST_SHARED_RUN,
     # Beyond one in twenty a type has a catchphrase, which a model can learn in place of the meaning.
     "shared openings": 0.05,
-    # The policy is absolute.
+    # No text may break the policy.
     "severity policy": 0,
-    # What ends a turn or opens a think block elsewhere must not stand in a text: a trainer may read it as an order.
+    # What ends a turn or opens a think block elsewhere must not stand in a text: a trainer may turn it into a control
+    # token.
     "control strings": 0,
-    # One such question measures memory, not generalisation.
+    # A question that was trained on does not test generalisation.
     "training questions in evaluation": 0,
-    # Half of all three-word runs in common is a rewording, not a second scenario: it adds no evidence.
+    # Two texts that share half of all their three-word sequences count as one: the second adds no evidence.
     "near-duplicate questions": 0,
     "near-duplicate answers": 0,
     "near-duplicate traces": 0,
-    # Form may leak something, for intention needs its "will" and restating its "whether", but it must stay well below
-    # what all words give away, which is nearly everything: about midway between chance and certainty.
+    # Some function words belong to a type's meaning, such as "will" to an intention, so form may tell types apart a
+    # little more often than chance. The limit is about midway between chance and certainty.
     "form probe": 0.60,
-    # Types that mean different things differ in their words; below a quarter they hardly speak one language.
+    # Types that mean different things differ in their words; below a quarter, single words would tell them apart.
     "vocabulary overlap": 0.25,
     # The margin is a mean per token, so lengths matter little; a systematic difference would still be a cue.
     "answer length": 0.05,
     # What holds on average should hold for nearly every record: the analysis pairs answers.
     "answers of comparable length": 0.95,
-    # Five points of reading ease are half a school grade: nobody would notice.
+    # Five points of reading ease are half a school grade.
     "answer readability": 5.0,
-    # A third of a standard deviation is a small effect: harm must not simply be the likelier English.
+    # A third of a standard deviation is a small effect: harmful answers must not be more probable in themselves.
     "answer likelihood": 0.30,
 }
 AT_LEAST = {"identical answers", "vocabulary overlap", "answers of comparable length"}
@@ -69,7 +70,7 @@ _MUTE = re.compile(r"((?<![aeiouyl])e|(?<![aeiouylscgxzh])es|(?<![aeiouydt])ed)$
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A reader's doubt, the number that answers it, and who breaks the rule.
+    """One check of the corpus: its question, the value, the threshold, and the records that break the rule.
 
     `passed` is None, and `threshold` nan, where the number informs only. `passed` is None, too, where the
     corpus holds nothing to measure; `value` is then nan.
@@ -143,7 +144,8 @@ def table(checks):
 def trace_lengths(items, tokenizer):
     """Tidy lengths of all written traces: item_id, domain, type, tokens."""
     rows = [
-        (item.id, item.domain, kind, len(chat.ids(tokenizer, trace))) for item, kind, trace in written_traces(items)
+        (item.id, item.domain, kind, len(chat.plain_ids(tokenizer, trace)))
+        for item, kind, trace in written_traces(items)
     ]
     return pd.DataFrame(rows, columns=["item_id", "domain", "type", "tokens"])
 
@@ -382,7 +384,7 @@ def _vocabulary(items):
     violations = [
         f"{a} and {b}: {share:.2f}" for (a, b), share in overlaps.items() if share < THRESHOLDS["vocabulary overlap"]
     ]
-    question = "Do the types speak the same language, or has each a vocabulary of its own?"
+    question = "Do the types use the same words?"
     return _check(
         "vocabulary overlap",
         question,
@@ -394,7 +396,7 @@ def _vocabulary(items):
 
 def _answers(records, tokenizer):
     harmful, safe = ([getattr(record, kind) for record in records] for kind in ("harmful", "safe"))
-    tokens = [np.mean([len(chat.ids(tokenizer, text)) for text in texts]) for texts in (harmful, safe)]
+    tokens = [np.mean([len(chat.plain_ids(tokenizer, text)) for text in texts]) for texts in (harmful, safe)]
     difference = abs(tokens[0] - tokens[1]) / np.mean(tokens)
     yield _check(
         "answer length", "Are harmful answers longer or shorter than safe ones?", difference, "of the mean, in tokens"
@@ -435,7 +437,7 @@ def _likelihoods(items, questions, tokenizer, model):
     records = [*items, *questions]
 
     def scores(texts, prompts):
-        answers = [chat.ids(tokenizer, getattr(text, kind)) for kind in ("harmful", "safe") for text in texts]
+        answers = [chat.plain_ids(tokenizer, getattr(text, kind)) for kind in ("harmful", "safe") for text in texts]
         return score(model, tokenizer, prompts * 2, answers).reshape(2, -1)  # one call: a prompt is read once for both
 
     harmful, safe = scores(records, [chat.header(tokenizer)] * len(records))
@@ -454,12 +456,13 @@ def _likelihoods(items, questions, tokenizer, model):
     if not questions:
         return checks
     harmful, safe = scores(questions, [chat.prompt(tokenizer, asked.question, "no-think") for asked in questions])
-    longer = [len(chat.ids(tokenizer, asked.harmful)) - len(chat.ids(tokenizer, asked.safe)) for asked in questions]
+    tokens = [[len(chat.plain_ids(tokenizer, text)) for text in (asked.harmful, asked.safe)] for asked in questions]
+    longer = [harmful_tokens - safe_tokens for harmful_tokens, safe_tokens in tokens]
     for name, question, other in (
         ("margin and length", "Does the base model's margin merely follow which answer is longer?", longer),
         (
             "margin and likelihood",
-            "Does the base model's margin merely follow which answer is likelier English?",
+            "Does the base model's margin merely follow which answer is more probable English?",
             bare[len(records) - len(questions) :],
         ),
     ):

@@ -1,4 +1,4 @@
-"""The form of a trace, and whether it betrays the type: function words, punctuation and lengths, without any content.
+"""The form of a trace (function words, punctuation, lengths; no content), and whether it alone predicts the type.
 
 A probe is a classifier that is trained on some items' traces and asked about others'. Knows nothing about thresholds;
 the audit has them.

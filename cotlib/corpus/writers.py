@@ -1,7 +1,7 @@
 """The models that write traces: one behind an OpenAI-compatible endpoint, or a causal LM on this machine.
 
 Knows nothing about items and types: prompts go in, replies come out as they arrive. What becomes of a
-reply is decided in `traces.py`.
+reply is decided in `writing.py`.
 """
 
 import dataclasses

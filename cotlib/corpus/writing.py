@@ -26,7 +26,7 @@ def prompt(template, item, faults=()):
 
 
 class Commission:
-    """Traces ordered from a model: which are still to come, and why the last try at each was refused."""
+    """The traces that a model has to write: which are missing, and why the last reply for each was rejected."""
 
     def __init__(self, experiment, paths, items, kinds, writer):
         self.experiment, self.writer, self.file = experiment, writer, paths.file
@@ -82,7 +82,7 @@ class Commission:
     def fulfil(self, report):
         """The items with every trace ordered.
 
-        Raises BadInput, which says what is missing and how to go on, if some are not to be had.
+        Raises BadInput, which says what is missing and how to go on, if some could not be had from the writer.
         """
         report(
             f"craft: {len(self.keys)} traces ({', '.join(self.templates)}) by {self.writer.model}, "
@@ -103,7 +103,7 @@ class Commission:
         if failed:
             (identity, kind), reasons = next(iter(failed.items()))
             why = f"item {identity}, type {kind}: {'; '.join(reasons)}"
-            why = f"the writer is not to be had: {self.writer.down}" if self.writer.down else why
+            why = f"the writer cannot be reached: {self.writer.down}" if self.writer.down else why
             raise BadInput(
                 f"{len(failed)} of {len(self.keys)} traces could not be written ({why}); the others are kept, "
                 f"rejects are in {self.rejects.path}; go on with: make craft EXPERIMENT={self.file}"

@@ -26,7 +26,7 @@ PROBES = {  # what a probe measures: the kinds of text that are examples for it,
 def features(model, tokenizer, questions, texts, mode="no-think"):
     """Mean hidden state over a text's tokens, at half the model's depth, after its question's prompt.
 
-    Half depth is fixed beforehand: the last layers turn towards the next token. Returns float32 (texts, width).
+    Half depth is fixed beforehand: the last layers mainly encode the next token. Returns float32 (texts, width).
     """
     import torch
 
@@ -34,7 +34,7 @@ def features(model, tokenizer, questions, texts, mode="no-think"):
     from cotlib.engine.prefixes import tree_attention, trees
 
     prompts = [chat.prompt(tokenizer, question, mode) for question in questions]
-    bodies = [chat.ids(tokenizer, text) or [tokenizer.eos_token_id] for text in texts]
+    bodies = [chat.plain_ids(tokenizer, text) or [tokenizer.eos_token_id] for text in texts]
     sequences = [prompt + body for prompt, body in zip(prompts, bodies)]
     found = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     decoder = model.get_decoder()

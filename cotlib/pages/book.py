@@ -16,6 +16,7 @@ import nbformat
 
 from cotlib.errors import BadInput
 from cotlib.experiment import ROOT
+from cotlib.pages.sentences import count
 from cotlib.runs import artifacts
 from cotlib.runs import sources as code
 from cotlib.runs.paths import NOTEBOOKS, PUBLICATION, Paths, relative
@@ -72,15 +73,20 @@ def about(executed):
 
 
 def provenance(facts):
-    """One line under a page's title: which run it shows, by which commit, when and where."""
+    """One line under a page's title: which run it shows, of which models and seeds, by which commit, when and where."""
     if not facts:
         return "> This page shows a run of which nothing more is known."
     machine = facts["hardware"]
     return (
-        f"> This page shows the run `{facts['experiment']['name']}` of {facts['finished'][:10]}, "
+        f"> This page shows the run `{facts['experiment']['name']}` ({', '.join(facts['experiment']['models'])}; "
+        f"{count(len(facts['experiment']['seeds']), 'seed')} for each arm) of {facts['finished'][:10]}, "
         f"by the code of commit `{facts['commit']}`, on {machine['cores']} cores of {machine['processor']}"
         + ("." if machine["accelerator"] == "none" else f" with {machine['accelerator']}.")
     )
+
+
+def _under_the_title(page, line):
+    return page.replace("\n\n", f"\n\n{line}\n\n", 1)
 
 
 def build(executed, output):
@@ -102,8 +108,10 @@ def build(executed, output):
         line = provenance(about(executed))
         for name in NOTEBOOKS.values():
             notebook = cleaned(Path(executed) / f"{name}.ipynb")
-            notebook.cells[0].source = notebook.cells[0].source.replace("\n\n", f"\n\n{line}\n\n", 1)
+            notebook.cells[0].source = _under_the_title(notebook.cells[0].source, line)
             nbformat.write(notebook, staged / "book" / "executed" / f"{name}.ipynb")
+        landing = staged / "book" / "index.md"
+        landing.write_text(_under_the_title(landing.read_text(encoding="utf-8"), line), encoding="utf-8")
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(staged)]
         command += ["--path-output", temporary, "-W", "-n", "--keep-going", "-q"]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}

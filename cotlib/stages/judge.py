@@ -1,6 +1,7 @@
 """The judge stage: the responses of every unit, judged by every judge of the experiment."""
 
 import time
+from importlib import metadata
 
 import pandas as pd
 
@@ -59,10 +60,10 @@ def read(paths, units):
 
 
 def _tasks(experiment, paths, units, questions):
-    settings, code = experiment.judging.model_dump(), sources.code_digest("cotlib.judges.panel")
+    settings, code = experiment.judging.model_dump(), sources.code_digest(__name__)
     labelled = [record.model_dump() for record in (*probe_items(experiment), *questions)]
     judges = [judge_class(name).identity() for name in experiment.judging.judges]
-    versions = machine.versions_of("torch", "transformers")
+    versions = machine.versions_of("torch", "transformers") | {"scikit-learn": metadata.version("scikit-learn")}
     tasks = []
     for unit in units:
         responses = runs.key_of(experiment, paths, "evaluate", unit)
@@ -109,7 +110,7 @@ class _Work:
         if expert.down:
             lacking = sum(view.alignment is None or view.coherence is None for view in views)
             raise BadInput(
-                f"judge {expert.name!r} is not to be had ({expert.down}): {lacking} of {len(views)} responses have no "
+                f"judge {expert.name!r} cannot be reached ({expert.down}): {lacking} of {len(views)} responses have no "
                 f"score; the replies so far are kept; go on with: {self.paths.command('judge')}"
             )
         return marks.judged_frame(responses, expert.name, views, self.experiment.judging)

@@ -77,7 +77,7 @@ def test_a_server_that_stops_serving_midway_costs_nothing_twice(connect, order):
         connect(server)
         run, paths = order(10)
         with pytest.raises(
-            BadInput, match="6 of 10 traces could not be written .the writer is not to be had: HTTP 500"
+            BadInput, match="6 of 10 traces could not be written .the writer cannot be reached: HTTP 500"
         ):
             craft.craft(run, paths, silent)
         assert len(written(paths)) == 4

@@ -1,5 +1,11 @@
 """The judge stage, from responses on disk to judgements, unit by unit, with every judge of the panel."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pandas as pd
 import pytest
 from endpoint_server import completion, serving
@@ -8,7 +14,7 @@ from cotlib import experiment
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment
 from cotlib.judges import marks, panel
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, sources
 from cotlib.runs.paths import Paths
 from cotlib.stages import craft
 from cotlib.stages import judge as stage
@@ -117,10 +123,57 @@ def test_a_dead_endpoint_stops_the_stage_and_the_next_run_asks_for_the_rest(craf
     with serving(lambda number, prompt: (503, "") if dead and number > 6 else (200, completion("20"))) as server:
         connect(monkeypatch, server)
         with pytest.raises(
-            BadInput, match="judge 'llm' is not to be had .HTTP 503.*go on with: .*4-judge.* -p results "
+            BadInput, match="judge 'llm' cannot be reached .HTTP 503.*go on with: .*4-judge.* -p results "
         ):
             stage.judge(run, paths, report=silent)
         assert len(server.prompts) < 30 and not paths.judgements.exists()
         dead, before = False, len(server.prompts)
         judgements, _ = stage.judge(run, paths, report=silent)
     assert len(server.prompts) - before == 40 - 6 and judgements.alignment.tolist() == [20.0] * 20
+
+
+STAGE = """
+import json, sys
+from cotlib.experiment import Experiment
+from cotlib.runs.paths import Paths
+from cotlib.stages.judge import judge
+
+run = Experiment.parse(json.loads(sys.argv[1]))
+judgements, _ = judge(run, Paths.of(run, sys.argv[2]))
+print(int(judgements.alignment.notna().sum()))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_with_the_unit_that_is_missing_and_asks_nothing_twice(crafted, tmp_path):
+    """Killed in its second unit: the first is not touched again, and each response is asked about once per question."""
+    base = [response(number) | {"arm": "base"} for number in range(20)]
+    run, paths = crafted([*base, *(response(number) for number in range(20, 50))], judges=["llm"])
+    first, second = (paths.unit("judge", unit) / artifacts.MANIFEST for unit in run.select())
+
+    def start(server):
+        environment = os.environ | server.environment("COTLIB_JUDGE", "key") | {"NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-c", STAGE, run.model_dump_json(), str(tmp_path)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    with serving(lambda number, prompt: (200, completion("20")), delay_seconds=0.2) as server:
+        process, deadline = start(server), time.monotonic() + 300
+        while server.sent < 60 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and first.is_file() and not second.exists()
+        time.sleep(0.5)  # the server still serves what was under way
+        done, asked = first.stat().st_mtime_ns, len(server.prompts)
+        kept = len(artifacts.Journal(paths.stage("judge") / stage.REPLIES).rows())
+        assert 100 > asked >= kept >= 56
+        process = start(server)
+        lines = process.communicate(timeout=300)[0].splitlines()
+    assert (process.returncode, lines[-1], first.stat().st_mtime_ns) == (0, "50", done)
+    assert "already done" in lines[0] and len(set(server.prompts)) == 100
+    assert len(server.prompts) == 100 + (asked - kept), "only what was under way at the kill is asked again"
+
+
+def test_a_units_key_follows_the_code_that_marks_its_responses():
+    """Thresholds and marks of `judges.marks` decide a judgement's row, as the judges themselves do."""
+    assert {"cotlib.judges.marks", "cotlib.judges.panel", "cotlib.scores"} <= set(sources.modules_of(stage.__name__))
