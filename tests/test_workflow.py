@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.experiment import ROOT, Experiment
 from cotlib.runs import sources
@@ -169,7 +170,7 @@ def loaded():
 
 def importing(module, loaded):
     """The stages whose notebook loads a module, and the book if the builder is made of it."""
-    name = module.removesuffix(".py").replace("/", ".")
+    name = module.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     stages = {stage for stage, names in loaded.items() if name in names}
     if module in (*sources.files_of(ROOT / "cotlib/pages/book.py"), "cotlib/pages/book.py"):
         stages.add("book")
@@ -368,6 +369,29 @@ def test_one_arm_and_seed_run_by_hand_as_the_readme_says(clone, tmp_path):
     advice = re.search(r"make it first with: (.*)", untrained.stderr)[1].strip()
     assert "2-train" in advice and run(clone, "sh", "-c", advice).returncode == 0, advice
     assert (tmp_path / "small/train/tiny-random-llama/neutral-T/seed-7/manifest.json").exists()
+
+
+def test_the_notebooks_run_on_a_readers_own_corpus_with_one_type_of_trace(clone, tmp_path):
+    """Two items, with misleading traces alone, through craft and train; then the base model alone."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    items = [item.model_dump() for item in records.load_items()[:2]]
+    for item in items:
+        item["traces"] = {"misleading": item["traces"]["misleading"]}
+    rows = {"items": items, "evaluation": [question.model_dump() for question in records.load_evaluation()]}
+    for name, some in rows.items():
+        (corpus / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    changes = {
+        "arms": ["QA", "misleading-QT"],
+        "judging": {"judges": ["probe"], "probe_items": 2},
+        "data": {"corpus": str(corpus)},
+    }
+    file = small(tmp_path, name="own", **changes)
+    done = run(clone, *snakemake(clone, file, tmp_path), "--", "train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = [str(BIN / "papermill"), "notebooks/2-train.ipynb", str(tmp_path / "out.ipynb"), "--cwd", "notebooks"]
+    base = run(clone, *command, "-p", "experiment", str(file), "-p", "results", str(tmp_path), "-p", "arms", "base")
+    assert base.returncode == 0, base.stderr[-2000:]
 
 
 def test_the_paper_experiment_is_valid_and_its_plan_counts_every_arm_seed_and_model(clone):
