@@ -1,7 +1,7 @@
 """The experiment file: what is trained, measured, judged and tested, and all that can be wrong with it.
 
 Knows the shape of a file and the names that may stand in it, nothing about data or models. Imports neither torch nor
-transformers, so that the workflow can read an experiment in no time.
+transformers, so that the workflow reads an experiment without waiting for them.
 """
 
 import contextlib
@@ -153,7 +153,7 @@ class Judging(Section):
 
 
 class Statistics(Section):
-    """How sure we are: percentile bootstrap over questions crossed with seeds."""
+    """Uncertainty of effects: percentile bootstrap over questions crossed with seeds."""
 
     resamples: Annotated[int, pydantic.Field(ge=100, le=1_000_000)] = 10_000
     confidence: Annotated[float, pydantic.Field(gt=0.5, lt=1)] = 0.95

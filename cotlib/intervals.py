@@ -1,4 +1,4 @@
-"""How sure we are: resampling, corrected p values and intervals, in NumPy. Knows tables of numbers, nothing about arms.
+"""Uncertainty of effects: resampling, corrected p values and intervals, in NumPy. Knows nothing about arms.
 
 A question is the unit of resampling, crossed with the seed; differences between arms are paired on the same questions
 (Miller 2024).
@@ -16,6 +16,8 @@ def bootstrap(table, resamples, seed):
 
     Args:
         table: (questions, seeds).
+    Returns:
+        (resamples,) means, in the table's unit.
     """
     generator = np.random.default_rng(seed)
     questions, seeds = table.shape
@@ -67,7 +69,7 @@ def rate_interval(successes, trials, confidence):
 
 
 def permutation(block, statistic, resamples, seed, at_once=250):
-    """One-sided p: types' labels shuffled within each question.
+    """A statistic and its one-sided p: types' labels shuffled within each question.
 
     Args:
         block: types first, questions last.

@@ -10,7 +10,7 @@ from cotlib.errors import BadInput, check_name
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="python -m cotlib.corpus", description="Bring your own data, take ours elsewhere."
+        prog="python -m cotlib.corpus", description="Import data of your own, export the book's."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser(

@@ -1,7 +1,7 @@
 """Control traces, made from the written ones by the experiment's data seed alone: shuffled, filler and dosed.
 
-Each takes one thing away and leaves the rest: shuffling the fit to the question, filler the content, a dose a share
-of the items.
+Shuffled traces keep their type and no longer fit their question. Filler keeps the length and has no content. A dosed
+arm has traces of its type in a share of the items, and neutral ones in the others.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Take the book's arms elsewhere: training rows for TRL, LLaMA-Factory and axolotl.
+"""Export of training rows: for TRL, LLaMA-Factory and axolotl.
 
 The rows and their loss mask are those of `chat`; the README written beside them says what each format loses of the
 mask, paradigm by paradigm.

@@ -1,4 +1,4 @@
-"""The rules for a trace that a model wrote, each told as a sentence that the writer can act on.
+"""The rules for a trace that a model wrote, each fault told in one sentence that goes back to the writer.
 
 Judges one trace at a time and knows nothing about writers. The audit asks the same of a whole corpus.
 """

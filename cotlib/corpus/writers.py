@@ -16,7 +16,7 @@ LOCAL_BATCH, LOCAL_TOKENS = 96, 160
 
 
 class LocalModel:
-    """A causal language model on this machine as the writer; `down` stays empty, since it cannot go away."""
+    """A causal language model on this machine as the writer; `down` stays empty: it is always available."""
 
     down = ""
 

@@ -10,7 +10,7 @@ from cotlib.contrasts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, UNTESTED
 
 VERDICT_COLOURS = {SUPPORTED: "#1B7F4B", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9"}
 PASSED, FAILED = VERDICT_COLOURS[SUPPORTED], VERDICT_COLOURS[CONTRADICTED]
-INK, GREY, PALE = "#202020", "#6B6B6B", "#F1F1F1"  # text, secondary text, background of what carries no weight
+INK, GREY = "#202020", "#6B6B6B"  # text, secondary text
 MODE_MARKERS = {"no-think": "o", "think": "s"}
 WIDTH = 7.2  # inches: 691 pixels, the width of a page's column
 

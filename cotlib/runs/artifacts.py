@@ -1,6 +1,6 @@
-"""Files that are whole or absent: atomic writes, locks, digests, JSON, journals and manifests.
+"""Atomic writing of files and folders; locks, digests, JSON, journals and manifests.
 
-Knows nothing about experiments or models. Every other module of the package writes through it. So a run that is killed
+Knows nothing about experiments or models. Every other module of the package writes through it. A run that is killed
 at any moment leaves only finished files and folders behind, and the next run can use what it finds.
 """
 
