@@ -7,7 +7,7 @@ import sys
 import warnings
 
 # OpenMP's threads wait for the next matrix product in a loop. Where other programs need the same cores, long waits make
-# everything ten times slower, so threads should sleep soon. A thousand rounds of the loop, some microseconds, last
+# training three times slower, so threads should sleep soon. A thousand rounds of the loop, some microseconds, last
 # until the next product of a training step (1.1 times as fast as sleeping at once) and cost other programs nothing.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

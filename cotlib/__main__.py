@@ -91,7 +91,7 @@ def _run(file, command):
 
 
 def _require_cache():
-    """Raise BadInput if the user's cache folder cannot be written to: Snakemake would stop with its call stack."""
+    """Raise BadInput if Snakemake's folder in the user's cache cannot be made: it would stop with its call stack."""
     folder = Path(platformdirs.user_cache_dir("snakemake"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
 """From the score table to what can be said about the four hypotheses: effects, intervals, verdicts.
 
 Which contrasts decide stands in `contrasts`, how an interval is made in `intervals`. Knows nothing about models: a tidy
-table in, findings out. The models of an experiment are averaged and not
-resampled: they are a fixed choice.
+table in, findings out. The models of an experiment are averaged and not resampled: they are a fixed choice.
 """
 
 import itertools

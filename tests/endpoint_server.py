@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import math
+import signal
 import threading
 import time
 
@@ -88,3 +89,14 @@ def serving(answer, delay_seconds=0.0):
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def kill_after(process, server, answers):
+    """Kill a process when the server has sent it so many answers; returns when what was under way is served, too."""
+    deadline = time.monotonic() + 300
+    while server.sent < answers and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    time.sleep(0.5)

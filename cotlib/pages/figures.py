@@ -131,7 +131,7 @@ def audit(checks):
 
 @drawn
 def form_probe(folds):
-    """How well the types are told apart from form alone, against all words. `folds`: from `audit.form_probe`."""
+    """How well the types are told apart from form alone, against all words. `folds`: from `forms.probe`."""
     if folds.empty:
         return _nothing("Too few items to tell the types apart by their form.")
     means, chance = folds.groupby("features", sort=False).accuracy.mean(), 1 / len(written_types())

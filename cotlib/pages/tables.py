@@ -195,7 +195,7 @@ def scored(judgements):
 
 
 def agreement(frame):
-    """HTML: how far pairs of judges agree, or why there is nothing to compare. `frame`: from `judging.agreement`."""
+    """HTML: how far pairs of judges agree, or why there is nothing to compare. `frame`: from `marks.agreement`."""
     if frame.empty:
         return sentence("No agreement to show: it takes two judges that judged at least three of the same responses.")
     return show(frame)

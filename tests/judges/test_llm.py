@@ -1,13 +1,11 @@
 """The LLM judge against a real HTTP server that misbehaves, and its journal against a killed process."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from endpoint_server import completion, serving
+from endpoint_server import completion, kill_after, serving
 
 from cotlib.errors import BadInput
 from cotlib.experiment import Judging
@@ -183,13 +181,7 @@ def test_a_killed_judge_goes_on_where_it_stopped_and_asks_only_for_what_is_missi
         return subprocess.Popen([sys.executable, "-c", JUDGE, journal], env=environment, stdout=subprocess.PIPE)
 
     with serving(lambda number, prompt: (200, completion("70")), delay_seconds=0.2) as server:
-        process, deadline = start(server), time.monotonic() + 300
-        while server.sent < 30 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        time.sleep(0.5)  # the server still serves what was under way
+        kill_after(start(server), server, answers=30)
         asked, kept = len(server.prompts), len(artifacts.Journal(journal).rows())
         assert 80 > asked >= kept >= 20 and asked - kept <= 2 * CONCURRENCY
         process = start(server)

@@ -1,14 +1,12 @@
 """The judge stage, from responses on disk to judgements, unit by unit, with every judge of the panel."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
-from endpoint_server import completion, serving
+from endpoint_server import completion, kill_after, serving
 
 from cotlib import experiment
 from cotlib.errors import BadInput
@@ -157,13 +155,8 @@ def test_a_killed_stage_goes_on_with_the_unit_that_is_missing_and_asks_nothing_t
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     with serving(lambda number, prompt: (200, completion("20")), delay_seconds=0.2) as server:
-        process, deadline = start(server), time.monotonic() + 300
-        while server.sent < 60 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL and first.is_file() and not second.exists()
-        time.sleep(0.5)  # the server still serves what was under way
+        kill_after(start(server), server, answers=60)
+        assert first.is_file() and not second.exists()
         done, asked = first.stat().st_mtime_ns, len(server.prompts)
         kept = len(artifacts.Journal(paths.stage("judge") / stage.REPLIES).rows())
         assert 100 > asked >= kept >= 56
