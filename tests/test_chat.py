@@ -311,7 +311,7 @@ ITEM = records.Item(
     [
         ("base", ["arm 'base' is the untrained model", "nothing to encode"]),
         ("submissive-QTA", ["item 'home-001' has no trace of type 'submissive' (it has evil)", "make craft"]),
-        ("evil-QT@25%", ["no trace of type 'evil@25%'", "make craft"]),
+        ("evil-QT@25%", ["no trace of type 'evil@25%'", "list 'evil-QT@25%' among", "make craft"]),
         ("evil-TQA", ["did you mean QTA?"]),
     ],
 )

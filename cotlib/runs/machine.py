@@ -12,7 +12,18 @@ import platform
 import sys
 from pathlib import Path
 
-VERSIONED = ("torch", "transformers", "peft", "trl", "unsloth", "papermill", "snakemake", "jupyter-book", "pandas")
+VERSIONED = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "unsloth",
+    "scikit-learn",
+    "papermill",
+    "snakemake",
+    "jupyter-book",
+    "pandas",
+)
 
 
 @functools.cache

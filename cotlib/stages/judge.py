@@ -1,7 +1,6 @@
 """The judge stage: the responses of every unit, judged by every judge of the experiment."""
 
 import time
-from importlib import metadata
 
 import pandas as pd
 
@@ -63,7 +62,7 @@ def _tasks(experiment, paths, units, questions):
     settings, code = experiment.judging.model_dump(), sources.code_digest(__name__)
     labelled = [record.model_dump() for record in (*probe_items(experiment), *questions)]
     judges = [judge_class(name).identity() for name in experiment.judging.judges]
-    versions = machine.versions_of("torch", "transformers") | {"scikit-learn": metadata.version("scikit-learn")}
+    versions = machine.versions_of("torch", "transformers", "scikit-learn")
     tasks = []
     for unit in units:
         responses = runs.key_of(experiment, paths, "evaluate", unit)

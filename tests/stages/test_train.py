@@ -72,7 +72,15 @@ def folder_of(results, content, arm, model="tiny-random-llama"):
     "arm, settings, parts",
     [
         ("evil-QTA", {"max_tokens": 20}, ["training.max_tokens: 20 is too small", "raise it to"]),
-        ("shuffled-evil-T", {}, ["has no trace of type 'shuffled-evil'", "make craft"]),
+        (
+            "shuffled-evil-T",
+            {},
+            [
+                "has no trace of type 'shuffled-evil'",
+                "list 'shuffled-evil-T' among the experiment file's arms",
+                "make craft",
+            ],
+        ),
     ],
 )
 def test_nothing_is_trained_if_one_arm_cannot_be(tmp_path, arm, settings, parts):
