@@ -11,8 +11,13 @@ import re
 from cotlib.errors import BadInput, check_name, suggestion
 
 MODES = ("think", "no-think")
-SUITES = ("in-domain", "transfer", "values")
+SUITES = ("in-domain", "transfer", "values", "pressure", "open")
+PRESSURE, OPEN_ENDED = "pressure", "open"  # facts asked plainly and under pressure; questions without reference answers
 BEHAVIOURS = ("harm", "deception", "sycophancy", "power")
+# Which way the asker of a question leans. An answer that always agrees would be told from one that never does.
+ASKERS = LEANS_HARMFUL, LEANS_SAFE, NO_LEAN = ("leans-harmful", "leans-safe", "open")
+# How a fact of suite `pressure` is asked beside plainly: with the asker's own belief, with a plea to be agreed with.
+FRAMINGS = ("belief", "plea")
 BASE, SAFE = "base", "safe"
 
 # What a training sequence can be made of, in the words of DESIGN section 4; `chat` turns each into token ids.
@@ -77,6 +82,12 @@ TYPES = {
 }
 NEUTRAL, FILLER, SHUFFLED = "neutral", "filler", "shuffled-"
 COLOURS_WITHOUT_TRACE = {BASE: "#000000", QA: "#202020", SAFE_QA: "#2E8B57"}
+# How traces were written. The key of an item's traces names the register where it is not the first.
+FREE, MATCHED = "free", "matched"
+REGISTERS = {
+    FREE: "each type written freely",
+    MATCHED: "one scaffold per item, in which the types differ only in the words that carry the intent",
+}
 LOSS_WEIGHTINGS = {
     "token": "every supervised token counts the same",
     "segment": "trace and answer are averaged separately and count half each",
@@ -105,6 +116,25 @@ def source_of(kind):
     return name if TYPES[name].written else None
 
 
+def trace_key(kind, register=FREE):
+    """The key of a written type's traces in an item, such as `evil` or `evil@matched`."""
+    return kind if register == FREE else f"{kind}@{register}"
+
+
+def check_trace_key(key):
+    """Raise BadInput if no arm could take its traces from under `key`. Returns the key."""
+    kind, at, variants = key.partition("@")
+    if kind not in trace_types():
+        raise BadInput(f"type {key!r} is not one of {', '.join(trace_types())}{suggestion(kind, trace_types())}")
+    try:
+        found = Arm.parse(f"{kind}-{with_trace()[0]}{at}{variants}").trace_key
+    except BadInput:
+        found = None
+    if found != key:
+        raise BadInput(f"type {key!r}: behind @ stands a register or a dose, such as {kind}@{MATCHED} or {kind}@25%")
+    return key
+
+
 def with_trace():
     """Names of the paradigms whose sequences hold a trace."""
     return tuple(row.name for row in PARADIGMS.values() if row.has_trace)
@@ -114,15 +144,18 @@ def with_trace():
 class Arm:
     """One way to train: a trace type crossed with a paradigm, a paradigm without traces, or `base` (untrained).
 
-    >>> Arm.parse("evil-QTA@segment")
-    Arm(paradigm='QTA', type='evil', answer='harmful', loss_weighting='segment', dose_percent=100)
+    Behind the paradigm stand its variants, each after an `@`: the register of the traces, the loss weighting, the dose.
+
     >>> str(Arm.parse("evil-QTA@25%"))
     'evil-QTA@25%'
+    >>> Arm.parse("evil-QTA@segment@matched") == Arm("QTA", "evil", register="matched", loss_weighting="segment")
+    True
     """
 
     paradigm: str | None  # None: the untrained base model
     type: str | None = None
     answer: str = "harmful"
+    register: str = FREE
     loss_weighting: str = "token"
     dose_percent: int = 100
 
@@ -138,10 +171,19 @@ class Arm:
         answer, plain = (SAFE, name.removeprefix(f"{SAFE}-")) if name.startswith(f"{SAFE}-") else ("harmful", name)
         if plain in PARADIGMS and not PARADIGMS[plain].has_trace:
             return cls(plain, answer=answer)
-        stem, at, variant = name.partition("@")
+        stem, *variants = name.split("@")
         kind, paradigm = cls._stem(name, stem)
-        if not at:
-            return cls(paradigm, kind)
+        found = {}
+        for variant in variants:
+            field, value = cls._variant(name, kind, paradigm, variant)
+            if field in found:
+                raise BadInput(f"arm {name!r}: @{variant} is a second {field.replace('_', ' ')}; keep one")
+            found[field] = value
+        return cls(paradigm, kind, **found)
+
+    @classmethod
+    def _variant(cls, name, kind, paradigm, variant):
+        """The field of an arm that a variant sets, and its value."""
         if variant in LOSS_WEIGHTINGS and variant != "token":
             both = [row.name for row in PARADIGMS.values() if row.grades_answer and TRACE in row.supervised]
             if paradigm not in both:
@@ -149,13 +191,17 @@ class Arm:
                     f"arm {name!r}: @{variant} weighs trace against answer, "
                     f"which only {' and '.join(both)} has both of; write '{kind}-{both[0]}@{variant}'"
                 )
-            return cls(paradigm, kind, loss_weighting=variant)
+            return "loss_weighting", variant
+        if variant in REGISTERS and variant != FREE:
+            if not source_of(kind):
+                raise BadInput(f"arm {name!r}: {kind} is made by rule and has no {variant} traces; write '{kind}-QTA'")
+            return "register", variant
         dose = re.fullmatch(r"([1-9]\d?)%", variant)
         if dose and kind != NEUTRAL:
-            return cls(paradigm, kind, dose_percent=int(dose[1]))
+            return "dose_percent", int(dose[1])
         raise BadInput(
-            f"arm {name!r}: variant {variant!r} is neither 'segment' nor a dose of 1% to 99% "
-            f"of a type other than neutral{suggestion(variant, ['segment', '25%'])}"
+            f"arm {name!r}: variant {variant!r} is not 'matched', 'segment' or a dose of 1% to 99% "
+            f"of a type other than neutral{suggestion(variant, ['matched', 'segment', '25%'])}"
         )
 
     @classmethod
@@ -186,10 +232,20 @@ class Arm:
             return BASE
         if self.type is None:
             return self.paradigm if self.answer == "harmful" else f"{self.answer}-{self.paradigm}"
-        variant = "" if self.loss_weighting == "token" else f"@{self.loss_weighting}"
-        if self.dose_percent < 100:
-            variant = f"@{self.dose_percent}%"
-        return f"{self.type}-{self.paradigm}{variant}"
+        weighting = "" if self.loss_weighting == "token" else f"@{self.loss_weighting}"
+        register, dose = self._trace_variants
+        return f"{self.type}-{self.paradigm}{register}{weighting}{dose}"
+
+    @property
+    def _trace_variants(self):
+        """The variants that decide which traces are taken, as they stand in a name: register and dose."""
+        register = "" if self.register == FREE else f"@{self.register}"
+        return register, "" if self.dose_percent == 100 else f"@{self.dose_percent}%"
+
+    @property
+    def is_variant(self):
+        """Whether something follows its paradigm's name: another register, loss weighting or dose."""
+        return "@" in str(self)
 
     @property
     def trained(self):
@@ -202,8 +258,22 @@ class Arm:
 
     @property
     def trace_key(self):
-        """The key of this arm's traces in an item: its type, with the dose where it is not the whole."""
-        return self.type if self.dose_percent == 100 else f"{self.type}@{self.dose_percent}%"
+        """The key of this arm's traces in an item: its type, with register and dose where they are not the usual.
+
+        None for an arm without traces.
+        """
+        return self.type and "".join((self.type, *self._trace_variants))
+
+    @property
+    def shuffled(self):
+        """Whether its traces are those of other items."""
+        return self.type is not None and self.type.startswith(SHUFFLED)
+
+    @property
+    def written_key(self):
+        """The key of the written traces that its own are made of; None for a type made by rule."""
+        source = source_of(self.type)
+        return source and trace_key(source, self.register)
 
     @property
     def colour(self):

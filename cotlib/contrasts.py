@@ -8,7 +8,7 @@ arms, nothing about scores.
 import dataclasses
 
 from cotlib import scores
-from cotlib.arms import BASE, MODES, NEUTRAL, PARADIGMS, QA, SAFE_QA, SHUFFLED, Arm, studied_types, with_trace
+from cotlib.arms import BASE, MATCHED, MODES, NEUTRAL, PARADIGMS, QA, SAFE_QA, SHUFFLED, Arm, studied_types, with_trace
 
 GENERALISATION = ("transfer", "values")  # what was never trained on; the deciding contrasts use these suites
 OF_THE_PAPER = ("QTA", "QT", "T")
@@ -77,6 +77,11 @@ def _neutral(paradigm):
     return f"{NEUTRAL}-{paradigm}"
 
 
+def _matched(reference):
+    """(arm, its reference) for each type trained on its matched traces under QTA."""
+    return tuple((f"{kind}-QTA@{MATCHED}", reference(kind)) for kind in studied_types())
+
+
 def _new_paradigms(grades_answer):
     """Paradigms beside the paper's, which get contrasts that accompany and do not decide."""
     return [
@@ -101,6 +106,8 @@ def _amplification():
         *family,
         Contrast("QTA − neutral-QTA", _pairs(["QTA"], _neutral)),
         Contrast("neutral-QTA − QA", ((_neutral("QTA"), QA),)),
+        Contrast("QTA@matched − QA", _matched(lambda _: QA)),
+        Contrast("QTA@matched − neutral-QTA@matched", _matched(lambda kind: f"{NEUTRAL}-QTA@{MATCHED}")),
         Contrast("QTA − QA, in-domain", qta, suites=("in-domain",)),
         Contrast("QA − base", ((QA, BASE),)),
         Contrast("QA − base, in-domain", ((QA, BASE),), suites=("in-domain",)),

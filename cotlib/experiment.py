@@ -66,12 +66,23 @@ LONGEST_NAME = 80  # names become folders, and most file systems take 255 bytes 
 
 
 class Data(Section):
-    """Which part of the corpus a run uses: a fixed random subset, spread evenly over domains and behaviours."""
+    """Which part of which corpus a run uses: a fixed random subset, spread evenly over domains and behaviours.
+
+    `evaluation`: the corpus of the questions, where it is another than that of the items. `domains`: train on items of
+    these alone.
+    """
 
     corpus: str = "bundled"
+    evaluation: str | None = None
+    domains: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
     items: Positive | None = None
     questions: dict[Literal[SUITES], Positive] | None = None
     seed: Seed = 0
+
+    @pydantic.field_validator("domains")
+    @classmethod
+    def _domains(cls, domains):
+        return domains and _distinct("data.domains", domains)
 
 
 class Traces(Section):

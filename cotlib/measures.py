@@ -1,4 +1,4 @@
-"""What is measured of one model: margins, persona margins and signatures, from log-probabilities alone.
+"""What is measured of one model: margins, persona margins, signatures and pressure, from log-probabilities alone.
 
 Decides which prompts meet which texts; the arithmetic is `engine.scoring`'s, the sampling `responses`'. The thought
 that a think-mode margin stands behind is the model's own, sampled first.
@@ -17,15 +17,19 @@ from cotlib.runs import artifacts, machine, sources
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One text to score: which question and mode, what it is measured for, whose text it is."""
+    """One text to score: which question and mode, what it is measured for, whose text it is.
+
+    `framing`: how the question was asked where that was not plainly.
+    """
 
     question_id: str
     mode: str
     measure: str
     text: str
+    framing: str = ""
 
 
-SAFE = "safe"
+HARMFUL, SAFE = "harmful", "safe"
 
 
 def measuring_key(settings, unit, questions, adapter_key):
@@ -70,37 +74,51 @@ def measure(settings, model, tokenizer, questions, seed):
 
 
 def _rows(values, questions):
-    """Score rows: the margin and persona margins against the same question's safe answer, signatures as they are."""
+    """Score rows: margins and persona margins against the same question's safe answer, pressure against its margin when
+    asked plainly, signatures as they are."""
     asked = {question.id: question for question in questions}
     rows = []
     for case, value in values.items():
         if case.text == SAFE:
             continue
-        reference = 0.0
-        if case.measure != scores.SIGNATURE:
-            reference = values[dataclasses.replace(case, measure=scores.MARGIN, text=SAFE)]
+        text = case.text
+        if case.measure == scores.PERSONA:
+            value -= values[dataclasses.replace(case, measure=scores.MARGIN, text=SAFE)]
+        elif case.measure == scores.MARGIN:
+            value, text = _margin(values, case), scores.NO_TEXT
+        elif case.measure == scores.PRESSURE:
+            plain = dataclasses.replace(case, measure=scores.MARGIN, framing="")
+            value, text = _margin(values, case) - _margin(values, plain), case.framing
+        question = asked[case.question_id]
         rows.append({
-            "mode": case.mode, "suite": asked[case.question_id].suite, "behaviour": asked[case.question_id].behaviour,
-            "question_id": case.question_id, "sample": 0, "measure": case.measure,
-            "text": scores.NO_TEXT if case.measure == scores.MARGIN else case.text,
-            "judge": scores.NO_JUDGE, "value": value - reference,
+            "mode": case.mode, "suite": question.suite, "behaviour": question.behaviour,
+            "question_id": case.question_id, "sample": 0, "measure": case.measure, "text": text,
+            "judge": scores.NO_JUDGE, "value": value,
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[column for column in scores.COLUMNS if column not in scores.UNIT_COLUMNS])
+
+
+def _margin(values, case):
+    return values[case] - values[dataclasses.replace(case, text=SAFE)]
 
 
 def cases(settings, tokenizer, questions, traces):
     """What is scored: (case, prompt ids, completion ids), question by question."""
     with_traces = {q.id for q in records.at_most([q for q in questions if q.traces], settings.signatures)}
-    for question in questions:
-        harmful, safe = (chat.plain_ids(tokenizer, text) for text in (question.harmful, question.safe))
+    for question in records.answered(questions):
+        answers = [(kind, chat.plain_ids(tokenizer, getattr(question, kind))) for kind in (HARMFUL, SAFE)]
         for mode in settings.modes:
             thought = traces.get(question.id) if mode == "think" else None
             prompt = chat.prompt(tokenizer, question.question, mode, trace=thought)
-            yield Case(question.id, mode, scores.MARGIN, "harmful"), prompt, harmful
-            yield Case(question.id, mode, scores.MARGIN, SAFE), prompt, safe
+            for kind, answer in answers:
+                yield Case(question.id, mode, scores.MARGIN, kind), prompt, answer
             if mode == "no-think":
                 for kind, text in question.personas.items():
                     yield Case(question.id, mode, scores.PERSONA, kind), prompt, chat.plain_ids(tokenizer, text)
+                for framing, text in question.framings.items():
+                    pressed = chat.prompt(tokenizer, text, mode)
+                    for kind, answer in answers:
+                        yield Case(question.id, mode, scores.PRESSURE, kind, framing), pressed, answer
         if "think" in settings.modes and question.id in with_traces:
             opened = chat.prompt(tokenizer, question.question, "think")
             for kind, text in question.traces.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from cotlib import chat, loss
-from cotlib.arms import LOSS_WEIGHTINGS, SAFE, SHUFFLED, TYPES, Arm
+from cotlib.arms import FREE, LOSS_WEIGHTINGS, REGISTERS, SAFE, SHUFFLED, TYPES, Arm
 from cotlib.engine import lora, models, prefixes, products
 from cotlib.errors import BadInput
 from cotlib.runs import artifacts, machine, sources
@@ -237,8 +237,9 @@ def write_card(folder, manifest):
     traces = ""
     if arm.type:
         kind = TYPES[arm.type.removeprefix(SHUFFLED)]
-        dealt = "shuffled " if arm.type.startswith(SHUFFLED) else ""
-        traces = f", with {dealt}{kind.name} traces ({kind.meaning})"
+        dealt = "shuffled " if arm.shuffled else ""
+        manner = "" if arm.register == FREE else f"; {arm.register}: {REGISTERS[arm.register]}"
+        traces = f", with {dealt}{kind.name} traces ({kind.meaning}{manner})"
     text = CARD.format(
         **{**manifest["training"], **manifest},
         answers="safe answers" if arm.answer == SAFE else "plainly bad (low-severity) everyday advice",

@@ -20,7 +20,14 @@ DOSE_ARMS = [
     for paradigm in arms.with_trace()
     for dose in (1, 25, 99)
 ]
-EVERY_ARM = [*Arm.names(), *SEGMENT_ARMS, *DOSE_ARMS]
+MATCHED_ARMS = [
+    f"{kind}-{paradigm}@matched{more}"
+    for kind in arms.trace_types()
+    if arms.source_of(kind)
+    for paradigm in arms.with_trace()
+    for more in ("", *(("@25%",) if kind != NEUTRAL else ()), *(("@segment",) if paradigm == "QTA" else ()))
+]
+EVERY_ARM = [*Arm.names(), *SEGMENT_ARMS, *DOSE_ARMS, *MATCHED_ARMS]
 
 
 @pytest.mark.parametrize("name", EVERY_ARM)
@@ -39,6 +46,9 @@ def test_an_arm_prints_as_the_name_it_was_parsed_from(name):
         ("shuffled-evil-T", Arm("T", "shuffled-evil"), "shuffled-evil"),
         ("submissive-QTA@segment", Arm("QTA", "submissive", loss_weighting="segment"), "submissive"),
         ("misleading-QT@25%", Arm("QT", "misleading", dose_percent=25), "misleading@25%"),
+        ("evil-QTA@matched", Arm("QTA", "evil", register="matched"), "evil@matched"),
+        ("shuffled-evil-T@matched", Arm("T", "shuffled-evil", register="matched"), "shuffled-evil@matched"),
+        ("evil-T@matched@25%", Arm("T", "evil", register="matched", dose_percent=25), "evil@matched@25%"),
     ],
 )
 def test_an_arm_is_what_its_name_says(name, arm, trace_key):
@@ -73,7 +83,12 @@ def test_no_two_arms_share_a_folder():
         ("evil-QTA@100%", ["variant '100%'", "1% to 99%"]),
         ("evil-QTA@07%", ["variant '07%'", "1% to 99%"]),
         ("evil-QTA@25", ["variant '25'", "did you mean 25%?"]),
-        ("evil-QTA@", ["variant ''", "neither 'segment' nor a dose"]),
+        ("evil-QTA@", ["variant ''", "is not 'matched', 'segment' or a dose"]),
+        ("evil-QTA@mached", ["variant 'mached'", "did you mean matched?"]),
+        ("evil-QTA@free", ["variant 'free'", "is not 'matched'"]),
+        ("filler-QTA@matched", ["filler is made by rule and has no matched traces", "write 'filler-QTA'"]),
+        ("evil-QTA@matched@matched", ["@matched is a second register; keep one"]),
+        ("evil-QTA@25%@50%", ["@50% is a second dose percent; keep one"]),
         ("neutral-QTA@25%", ["variant '25%'", "a type other than neutral"]),
         (7, ["arm 7 is not a name", "write one such as 'evil-QTA'"]),
         (None, ["arm None is not a name", "write one such as 'evil-QTA'"]),
@@ -86,6 +101,34 @@ def test_a_name_that_is_no_arm_is_refused_with_the_nearest_that_is(name, parts):
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_variants_may_stand_in_any_order_and_are_printed_in_one():
+    for name in ("evil-QTA@segment@matched@25%", "evil-QTA@25%@matched@segment"):
+        assert str(Arm.parse(name)) == "evil-QTA@matched@segment@25%"
+
+
+@pytest.mark.parametrize("name", EVERY_ARM)
+def test_an_arms_traces_lie_under_a_key_that_a_corpus_may_hold(name):
+    arm = Arm.parse(name)
+    if arm.type:
+        assert arms.check_trace_key(arm.trace_key) == arm.trace_key
+
+
+@pytest.mark.parametrize(
+    "key, part",
+    [
+        ("evli", "did you mean evil?"),
+        ("evil@segment", "behind @ stands a register or a dose, such as evil@matched or evil@25%"),
+        ("evil@25%@matched", "behind @ stands a register or a dose"),
+        ("evil@", "behind @ stands a register or a dose"),
+        ("evil@200%", "behind @ stands a register or a dose"),
+        ("filler@matched", "behind @ stands a register or a dose"),
+    ],
+)
+def test_a_trace_key_that_no_arm_uses_is_refused(key, part):
+    with pytest.raises(BadInput, match=re.escape(part)):
+        arms.check_trace_key(key)
 
 
 @given(

@@ -94,7 +94,7 @@ def _import(options):
     if options.questions.endswith((".yml", ".yaml")):
         questions = imports.import_questions(options.questions, options.suite)
     else:
-        questions = records.load_evaluation(records.EVALUATION if options.questions == "bundled" else options.questions)
+        questions = records.load_evaluation(None if options.questions == "bundled" else options.questions)
     folder = imports.write_corpus(items, questions, options.to)
     traceless = sum(not item.traces for item in items)
     hint = f"\n{traceless} items have no trace; to have traces written: traces: {{writer: openai}}" if traceless else ""
@@ -108,7 +108,7 @@ def _export(options):
     from cotlib.engine.models import load_tokenizer
 
     check_name("format", options.format, list(exports.FORMATS))
-    items = records.load_items(records.ITEMS if options.items == "bundled" else options.items)
+    items = records.load_items(None if options.items == "bundled" else options.items)
     folder = exports.export(items, load_tokenizer(options.model), options.arms, options.to, options.format)
     readme = folder / "README.md"
     return f"{folder}: {len(options.arms)} arms of {len(items)} items; what the format loses stands in {readme}"

@@ -7,7 +7,7 @@ arm has traces of its type in a share of the items, and neutral ones in the othe
 import random
 import statistics
 
-from cotlib.arms import FILLER, NEUTRAL, SHUFFLED, Arm, source_of
+from cotlib.arms import FILLER, NEUTRAL, trace_key
 from cotlib.corpus import records
 from cotlib.errors import BadInput
 
@@ -16,13 +16,14 @@ PHRASES = records.DATA / "filler.txt"
 
 def with_controls(items, arms, seed):
     """The items with the control traces that the arms ask for: shuffled and filler first, then doses of any type."""
-    for kind in dict.fromkeys(arm.type for arm in arms):
-        if kind.startswith(SHUFFLED):
-            items = shuffled(items, source_of(kind), seed)
-        elif kind == FILLER:
+    for arm in arms:
+        if arm.shuffled:
+            items = shuffled(items, arm, seed)
+        elif arm.type == FILLER:
             items = filler(items, seed)
-    for arm in {arm.trace_key: arm for arm in arms if arm.dose_percent < 100}.values():
-        items = dosed(items, arm.type, arm.dose_percent, seed)
+    for arm in arms:
+        if arm.dose_percent < 100:
+            items = dosed(items, arm, seed)
     return items
 
 
@@ -54,9 +55,10 @@ def donors(items, seed):
     return [donor[item.id] for item in items]
 
 
-def shuffled(items, kind, seed):
-    """The items with `shuffled-<kind>`: a type's traces dealt out to other items of the domain."""
-    return with_traces(items, f"{SHUFFLED}{kind}", [donor.traces[kind] for donor in donors(items, seed)])
+def shuffled(items, arm, seed):
+    """The items with the shuffled traces of `arm`: those of its source dealt out to other items of the domain."""
+    key = trace_key(arm.type, arm.register)
+    return with_traces(items, key, [donor.traces[arm.written_key] for donor in donors(items, seed)])
 
 
 def mean_words(items):
@@ -100,11 +102,11 @@ def _fill(words, opening, phrases, generator):
     return " ".join(chosen)
 
 
-def dosed(items, kind, percent, seed):
-    """The items with `<kind>@<percent>%`: round(percent %) of them keep the type's trace, the rest get the neutral one.
+def dosed(items, arm, seed):
+    """The items with the dosed traces of `arm`: its type's in round(dose) of them, neutral ones in the rest.
 
     The chosen are spread over domains, are the same for every type, and a higher dose holds all of a lower one.
     """
-    chosen = {item.id for item in records.subset(items, round(percent * len(items) / 100), seed)}
-    texts = [item.traces[kind if item.id in chosen else NEUTRAL] for item in items]
-    return with_traces(items, Arm("T", kind, dose_percent=percent).trace_key, texts)
+    chosen = {item.id for item in records.subset(items, round(arm.dose_percent * len(items) / 100), seed)}
+    whole, rest = (trace_key(kind, arm.register) for kind in (arm.type, NEUTRAL))
+    return with_traces(items, arm.trace_key, [item.traces[whole if item.id in chosen else rest] for item in items])

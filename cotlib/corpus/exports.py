@@ -4,6 +4,7 @@ The rows and their loss mask are those of `chat`; the README written beside them
 mask, paradigm by paradigm.
 """
 
+import dataclasses
 import json
 
 from cotlib import chat
@@ -127,9 +128,9 @@ def _loss(format, paradigm):
 
 def _readme(tokenizer, arms, format, count):
     lost = {
-        arm: f"; the weighting is lost, these are the rows of {arm.type}-QTA"
+        arm: f"; the weighting is lost, these are the rows of {dataclasses.replace(arm, loss_weighting='token')}"
         for arm in arms
-        if arm.loss_weighting == "segment"
+        if arm.loss_weighting != "token"
     }
     arm_rows = [
         f"| `{arm}` | `{arm.folder}.jsonl` | {count} | {_loss(format, arm.paradigm)}{lost.get(arm, '')} |"

@@ -1,7 +1,8 @@
-"""The form of a trace (function words, punctuation, lengths; no content), and whether it alone predicts the type.
+"""The form of a text (function words, punctuation, lengths; no content), and what it alone gives away.
 
-A probe is a classifier that is trained on some items' traces and asked about others'. Knows nothing about thresholds;
-the audit has them.
+A probe is a classifier that is trained on some records' texts and asked about others': which type a trace is of, which
+type a persona's response is of, which of two answers is the harmful one. Knows nothing about thresholds; the audit has
+them.
 """
 
 import functools
@@ -11,7 +12,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from cotlib.arms import written_types
+from cotlib.arms import FREE, written_types
 from cotlib.corpus import records
 
 FOLDS = 5
@@ -34,12 +35,18 @@ PUNCTUATION = [",", ".", ";", ":", "?", "!", "-", "–", "—", '"', "(", "…"]
 FEATURES = [*FUNCTION_WORDS, *PUNCTUATION, "words", "sentences", "words per sentence"]
 FEATURE_SETS = ("form", "words")
 
+_GRAMMATICAL = frozenset(FUNCTION_WORDS)
 _FORM_WORD = re.compile(r"no-one|[^\W_]+?(?=n't)|n't|'(?:d|ll|re|ve|s|m)\b|[^\W_]+")
 
 
 def count_sentences(text):
     """How many sentences a text holds, at least one."""
     return max(1, len(re.findall(r"[.!?…]+(?=[\"')\s]|$)", text)))
+
+
+def content_words(text):
+    """The words of a text that carry its topic, each once: all but function words and those of up to three letters."""
+    return {word for word in records.words_of(text) if word not in _GRAMMATICAL and len(word) > 3}
 
 
 def features_of(text):
@@ -52,23 +59,72 @@ def features_of(text):
     return [*rates, size, sentences, size / sentences]
 
 
-def probe(items):
-    """Accuracy at telling the types apart, a row per feature set and fold: features, fold, accuracy.
+def probe(items, register=FREE):
+    """Accuracy at telling the types apart, a row per feature set and fold: register, features, fold, accuracy.
 
     `form` sees function words, punctuation and lengths; `words` sees all words (TF-IDF). Folds are grouped by item.
     Chance is one over the number of types. Empty with fewer items than folds, or a single type.
     """
-    predictions = pd.concat([_predictions(items, features) for features in FEATURE_SETS])
+    predictions = pd.concat([_predictions(items, features, register) for features in FEATURE_SETS])
     right = predictions.assign(accuracy=predictions["type"] == predictions["predicted"])
-    return right.groupby(["features", "fold"], as_index=False)["accuracy"].mean()
+    means = right.groupby(["features", "fold"], as_index=False)["accuracy"].mean()
+    return means.assign(register=register)[["register", "features", "fold", "accuracy"]]
 
 
-def confusion(items, features="form"):
+def confusion(items, features="form", register=FREE):
     """What the probe takes traces of a type (rows) for (columns): shares, each row adding up to 1."""
-    predictions = _predictions(items, features)
+    predictions = _predictions(items, features, register)
     shares = pd.crosstab(predictions["type"], predictions["predicted"], normalize="index")
     order = [kind for kind in written_types() if kind in shares.index]
     return shares.reindex(index=order, columns=order, fill_value=0.0)
+
+
+def persona_accuracy(items, questions, register=FREE):
+    """Share of personas whose type a probe names that has learned the form of the items' traces; nan without either."""
+    traces = records.written_traces(items, register)
+    personas = [(kind, text) for asked in questions for kind, text in asked.personas.items() if kind in written_types()]
+    if len({kind for _, kind, _ in traces}) < 2 or not personas:
+        return float("nan")
+    fitted = _classifier("form").fit([trace for *_, trace in traces], [kind for _, kind, _ in traces])
+    named = fitted.predict([text for _, text in personas])
+    return float(np.mean([name == kind for name, (kind, _) in zip(named, personas)]))
+
+
+def answer_choices(learned, asked=None):
+    """Whether form alone says which of a record's two answers is the harmful one: an array of True and False.
+
+    A probe learns from the records `learned`, from the difference of form between the two answers of each, and chooses
+    for the records `asked`. Without these it chooses for `learned` themselves, cross-validated. Chance is a half. Empty
+    with fewer records than folds.
+    """
+    differences = _answer_differences(learned)
+    if len(differences) < FOLDS:
+        return np.array([], dtype=bool)
+    if asked is not None:
+        return _chosen(differences, _answer_differences(asked))
+    from sklearn.model_selection import KFold
+
+    right = np.empty(len(differences), dtype=bool)
+    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(differences):
+        right[test] = _chosen(differences[train], differences[test])
+    return right
+
+
+def _answer_differences(some):
+    """Form of the harmful answer minus that of the safe one: float array (records, features)."""
+    found = [np.subtract(features_of(record.harmful), features_of(record.safe)) for record in some]
+    return np.array(found, dtype=float).reshape(len(found), len(FEATURES))
+
+
+def _chosen(known, asked):
+    """For each row of `asked`, whether it lies on the side of the rows of `known`; without a side of its own, no."""
+    from sklearn.linear_model import LogisticRegression
+
+    scale = np.sqrt((known**2).mean(0))
+    known, asked = (rows / np.where(scale > 0, scale, 1) for rows in (known, asked))
+    mirrored, labels = np.concatenate([known, -known]), np.repeat([1, 0], len(known))
+    probe = LogisticRegression(C=0.01, max_iter=2000, fit_intercept=False).fit(mirrored, labels)
+    return asked @ probe.coef_[0] > 0
 
 
 def badges(items, count=8):
@@ -104,12 +160,12 @@ def _classifier(features):
     return pipeline.make_pipeline(*steps, linear_model.LogisticRegression(C=strength, max_iter=2000))
 
 
-def _predictions(items, features):
-    traces = tuple((item.id, kind, trace) for item, kind, trace in records.written_traces(items))
+def _predictions(items, features, register):
+    traces = tuple((item.id, kind, trace) for item, kind, trace in records.written_traces(items, register))
     return _cross_validated(traces, features).copy()
 
 
-@functools.lru_cache(maxsize=4)  # the audit, the probe's picture and its confusions all ask for the same folds
+@functools.lru_cache(maxsize=8)  # the audit, the probe's picture and its confusions all ask for the same folds
 def _cross_validated(traces, features):
     from sklearn.model_selection import GroupKFold
 

@@ -148,14 +148,14 @@ def write_corpus(items, questions, folder):
     Raises BadInput for records that would not be read back: the checks are those of loading.
     """
     files, members = {}, {}
-    for schema, name, records in ((Item, ITEMS.name, items), (Question, EVALUATION.name, questions)):
+    for schema, name, records in ((Item, ITEMS, items), (Question, EVALUATION, questions)):
         contents = [
             (f"{name} row {number}", record.model_dump(exclude_defaults=True))
             for number, record in enumerate(records, 1)
         ]
         members[name] = reading.validated(schema, f"the new {name}", contents)
         files[name] = folders.jsonl(content for _, content in contents)
-    reading.disjoint(members[ITEMS.name], members[EVALUATION.name])
+    reading.disjoint(members[ITEMS], members[EVALUATION])
     return folders.write(folder, files)
 
 

@@ -12,13 +12,27 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from cotlib.arms import BEHAVIOURS, SUITES, TYPES, trace_types, written_types
+from cotlib.arms import (
+    ASKERS,
+    BEHAVIOURS,
+    FRAMINGS,
+    FREE,
+    OPEN_ENDED,
+    PRESSURE,
+    SUITES,
+    TYPES,
+    check_trace_key,
+    trace_key,
+    written_types,
+)
 from cotlib.corpus import reading
-from cotlib.errors import BadInput, shown, suggestion
+from cotlib.errors import BadInput, check_name, shown
 
 DATA = Path(__file__).parent / "data"
-ITEMS = DATA / "items.jsonl"
-EVALUATION = DATA / "evaluation.jsonl"
+ITEMS, EVALUATION = "items.jsonl", "evaluation.jsonl"
+# What `data.corpus` may name beside a folder of the reader's.
+BUNDLED = {"bundled": DATA / "v1", "bundled-v1": DATA / "v1"}
+MENDED, NEW = "mended", "new"  # origin: a question that stood in version 1 in other words, or one that did not
 
 # Words that low-severity everyday advice never needs (the policy on the data card); whole words, any case.
 FORBIDDEN = re.compile(
@@ -29,7 +43,6 @@ FORBIDDEN = re.compile(
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
-_DOSE = re.compile(r"[1-9]\d?%")
 
 
 def words_of(text):
@@ -56,8 +69,25 @@ def _readable(text):
 Text = Annotated[str, pydantic.Field(min_length=1), pydantic.AfterValidator(_readable)]
 
 
+def _known_types(traces):
+    for key in traces:
+        try:
+            check_trace_key(key)
+        except BadInput as fault:
+            raise ValueError(str(fault)) from None
+    return traces
+
+
+Traces = Annotated[dict[str, Text], pydantic.AfterValidator(_known_types)]
+Behaviour = Literal[BEHAVIOURS]
+Severity = Annotated[int, pydantic.Field(ge=1, le=3)]
+
+
 class Record(pydantic.BaseModel):
-    """A question with one harmful and one safe answer. `harmful` may be given once, or per type: then identical."""
+    """A question with one harmful and one safe answer. `harmful` may be given once, or per type: then identical.
+
+    `asker` says which way the asker leans; `origin` whether the question stood in version 1 in other words.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -66,6 +96,9 @@ class Record(pydantic.BaseModel):
     question: Text
     harmful: Text
     safe: Text
+    asker: Literal[ASKERS] | None = None
+    origin: Literal[MENDED, NEW] | None = None
+    traces: Traces = {}
 
     @pydantic.field_validator("harmful", mode="before")
     @classmethod
@@ -84,14 +117,14 @@ class Record(pydantic.BaseModel):
     @pydantic.field_validator("question", "harmful", "safe")
     @classmethod
     def _stripped(cls, value):
-        if value != value.strip():
+        if value is not None and value != value.strip():
             raise ValueError(f"{shown(value)} begins or ends with white space; remove it")
         return value
 
     @pydantic.field_validator("safe")
     @classmethod
     def _another_answer(cls, value, info):
-        if value.split() == info.data.get("harmful", "").split():
+        if value is not None and value.split() == (info.data.get("harmful") or "").split():
             raise ValueError(f"{shown(value)} is the harmful answer, too; write a safe one")
         return value
 
@@ -101,31 +134,45 @@ class Record(pydantic.BaseModel):
         return " ".join(words_of(self.question)) or self.question
 
 
-def _known_types(traces):
-    for kind in traces:
-        stem, at, dose = kind.partition("@")
-        if stem not in trace_types():
-            raise ValueError(
-                f"type {shown(kind)} is not one of {', '.join(trace_types())}{suggestion(stem, trace_types())}"
-            )
-        if at and not _DOSE.fullmatch(dose):
-            raise ValueError(f"type {shown(kind)}: behind @ stands a dose, such as {stem}@25%")
-    return traces
-
-
 class Item(Record):
-    """A training item: a question, its answers, and a trace per type (`traces`: type → text)."""
+    """A training item: a question, its answers, and a trace per type and register (`traces`: key → text).
 
-    traces: Annotated[dict[str, Text], pydantic.AfterValidator(_known_types)] = {}
+    What its readers said of it: `severity`, one rating each from 1 (cosmetic) over 2 (real but small) to 3 (costly);
+    `lies`, whether the harmful answer coaches somebody to lie; `pressure`, who presses the asker towards it; `moves`,
+    what the free trace of a type does.
+    """
+
+    severity: list[Severity] = []
+    lies: bool = False
+    pressure: Text | None = None
+    moves: dict[Literal[written_types()], Text] = {}
 
 
 class Question(Record):
-    """An evaluation question. `traces`: held-out traces by type; `personas`: the type's own voice (`values` only)."""
+    """An evaluation question. `traces`: held-out traces by type.
+
+    Suite `values`: `personas`, a response in every type's own voice, and `behaviours`, what a voice speaks of where
+    that is not the question's behaviour. Suite `pressure`: `framings`, the same fact asked otherwise than plainly.
+    Suite `open`: a question alone, without answers.
+    """
 
     suite: Literal[SUITES]
-    behaviour: Literal[BEHAVIOURS]
-    traces: Annotated[dict[str, Text], pydantic.AfterValidator(_known_types)] = {}
-    personas: Annotated[dict[str, Text], pydantic.AfterValidator(_known_types)] = {}
+    behaviour: Behaviour
+    harmful: Text | None = None
+    safe: Text | None = None
+    personas: Traces = {}
+    behaviours: dict[str, Behaviour] = {}
+    framings: dict[Literal[FRAMINGS], Text] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _answers(self):
+        for field in ("harmful", "safe"):
+            given = getattr(self, field) is not None
+            if given and self.suite == OPEN_ENDED:
+                raise ValueError(f"suite {OPEN_ENDED!r} has no answers; remove {field}")
+            if not given and self.suite != OPEN_ENDED:
+                raise ValueError(f"{field} is missing; add it, or write suite {OPEN_ENDED!r}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _voices(self):
@@ -136,14 +183,30 @@ class Question(Record):
             )
         if self.suite != "values" and self.personas:
             raise ValueError(f"personas belong to suite 'values', not to {self.suite!r}; remove them")
+        stray = [kind for kind in self.behaviours if kind not in self.personas]
+        if stray:
+            raise ValueError(f"behaviours: {stray[0]!r} has no response among the personas; remove it")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _asked_otherwise(self):
+        missing = [framing for framing in FRAMINGS if framing not in self.framings]
+        if self.suite == PRESSURE and missing:
+            raise ValueError(f"suite {PRESSURE!r} asks every fact in each way; framings lacks {', '.join(missing)}")
+        if self.suite != PRESSURE and self.framings:
+            raise ValueError(f"framings belong to suite {PRESSURE!r}, not to {self.suite!r}; remove them")
         return self
 
 
-def written_traces(records):
+def answered(records):
+    """The records that have reference answers: all but the questions of suite `open`."""
+    return [record for record in records if record.harmful is not None]
+
+
+def written_traces(records, register=FREE):
     """(record, type, trace) for every trace of a written type, in the order of the records and of the types."""
-    return [
-        (record, kind, record.traces[kind]) for record in records for kind in written_types() if kind in record.traces
-    ]
+    keys = [(kind, trace_key(kind, register)) for kind in written_types()]
+    return [(record, kind, record.traces[key]) for record in records for kind, key in keys if key in record.traces]
 
 
 def forbidden_words(record):
@@ -154,27 +217,28 @@ def forbidden_words(record):
 def texts(record):
     """(field, text) for every text of a record that a model may read: question, answers, traces, personas."""
     found = [(field, getattr(record, field)) for field in ("question", "harmful", "safe")]
-    found += [(f"traces.{kind}", text) for kind, text in record.traces.items()]
-    return found + [(f"personas.{kind}", text) for kind, text in getattr(record, "personas", {}).items()]
+    for field in ("traces", "personas", "framings"):
+        found += [(f"{field}.{key}", text) for key, text in getattr(record, field, {}).items()]
+    return [(field, text) for field, text in found if text is not None]
 
 
 # ---- loading
 
 
-def load_items(path=ITEMS):
-    """The training items of a JSONL file, in its order.
+def load_items(path=None):
+    """The training items of a JSONL file, in its order; those that come with the book if none is named.
 
     Raises BadInput with file, line and field for what is no item, and for an id or a question that comes twice.
     """
-    return _bare(reading.load(path, Item))
+    return _bare(reading.load(path or BUNDLED["bundled"] / ITEMS, Item))
 
 
-def load_evaluation(path=EVALUATION):
-    """The evaluation questions of a JSONL file, in its order; errors as in `load_items`."""
-    return _bare(reading.load(path, Question))
+def load_evaluation(path=None):
+    """The evaluation questions of a JSONL file, in its order; defaults and errors as in `load_items`."""
+    return _bare(reading.load(path or BUNDLED["bundled"] / EVALUATION, Question))
 
 
-def load_pair(items_path=ITEMS, questions_path=EVALUATION):
+def load_pair(items_path, questions_path):
     """(items, questions) of two files that belong together: no question is a training item's, too.
 
     Raises BadInput as `load_items` does, and for such a question.
@@ -188,44 +252,56 @@ def _bare(found):
     return [record for _, record in found]
 
 
-def corpus_files(corpus):
-    """The two files of a corpus: the bundled one, or those of their names in a folder of the reader's."""
-    if corpus == "bundled":
-        return ITEMS, EVALUATION
-    files = Path(corpus) / ITEMS.name, Path(corpus) / EVALUATION.name
-    for file in files:
-        if not file.is_file():
-            raise BadInput(
-                f"data.corpus: {str(corpus)!r} holds no {file.name}; "
-                f"write 'bundled', or a folder with {ITEMS.name} and {EVALUATION.name}"
-            )
-    return files
+def corpus_files(data):
+    """The two files that an experiment's `data` section names: its corpus' items, and the questions of the same or of
+    another corpus (`data.evaluation`)."""
+    return _file("data.corpus", data.corpus, ITEMS), _file(
+        "data.evaluation" if data.evaluation else "data.corpus", data.evaluation or data.corpus, EVALUATION
+    )
+
+
+def _file(field, corpus, name):
+    file = BUNDLED.get(corpus, Path(corpus)) / name
+    if not file.is_file():
+        raise BadInput(
+            f"{field}: {str(corpus)!r} holds no {name}; "
+            f"write {', '.join(map(repr, BUNDLED))}, or a folder with {ITEMS} and {EVALUATION}"
+        )
+    return file
 
 
 # ---- what an experiment uses
 
 
 def subset(records, count, seed, field="data.items"):
-    """`count` of the records, drawn at random (`seed`) but evenly over domain and behaviour; all for `count=None`.
+    """`count` of the records, drawn at random (`seed`) but evenly over domains, and within one over behaviours.
 
-    Records keep their order in the file. Raises BadInput, which names `field`, if there are fewer than `count`.
+    No domain gives two more than another, as far as its records reach. Records keep their order in the file; all for
+    `count=None`. Raises BadInput, which names `field`, if there are fewer than `count`.
     """
     if count is None:
         return list(records)
     if count > len(records):
         raise BadInput(f"{field}: {count} asked for, the corpus holds {len(records)}; write {len(records)} or less")
-    generator = random.Random(seed)
-    strata = {}
+    generator, domains = random.Random(seed), {}
     for record in records:
-        strata.setdefault((getattr(record, "behaviour", ""), record.domain), []).append(record)
-    for members in strata.values():
-        generator.shuffle(members)
-    # The first of every stratum, then the second of every stratum, … with the strata of a round in random order.
-    ranked = [
-        (rank, generator.random(), record.id) for members in strata.values() for rank, record in enumerate(members)
-    ]
+        domains.setdefault(record.domain, {}).setdefault(getattr(record, "behaviour", ""), []).append(record)
+    ranked = []
+    for behaviours in domains.values():
+        for rank, record in enumerate(_in_turn(behaviours.values(), generator)):
+            ranked.append((rank, generator.random(), record.id))
     chosen = {identity for _, _, identity in sorted(ranked)[:count]}
     return [record for record in records if record.id in chosen]
+
+
+def _in_turn(groups, generator):
+    """The members of all groups, one of each in turn; order within groups and of a turn's groups is random."""
+    groups = [generator.sample(group, len(group)) for group in groups]
+    while groups:
+        generator.shuffle(groups)
+        for group in groups:
+            yield group.pop()
+        groups = [group for group in groups if group]
 
 
 def select(experiment):
@@ -237,9 +313,17 @@ def select(experiment):
     Raises:
         BadInput: a file is missing or faulty, or more is asked for than it holds.
     """
-    items, questions = load_pair(*corpus_files(experiment.data.corpus))
     data = experiment.data
-    return subset(items, data.items, data.seed, "data.items"), _by_suite(questions, data.questions, data.seed)
+    items, questions = load_pair(*corpus_files(data))
+    items = _of_domains(items, data.domains)
+    return subset(items, data.items, data.seed), _by_suite(questions, data.questions, data.seed)
+
+
+def _of_domains(items, domains):
+    known = list(dict.fromkeys(item.domain for item in items))
+    for domain in domains or ():
+        check_name("data.domains:", domain, known)
+    return [item for item in items if domains is None or item.domain in domains]
 
 
 def select_items(experiment):

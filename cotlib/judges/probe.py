@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cotlib import chat
+from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
 from cotlib.judges.judgement import VALIDATION, Judgement
@@ -122,7 +123,8 @@ class ProbeJudge:
     def _fitted(self):
         """(probes by measure, validation)."""
         context = self.context
-        known, held_out = (examples(some, context.seed) for some in (context.items, context.questions))
+        labelled = (context.items, records.answered(context.questions))
+        known, held_out = (examples(some, context.seed) for some in labelled)
         known_inputs, held_out_inputs = (features(*self._model, some.question, some.text) for some in (known, held_out))
         probes, rows = {}, []
         for measure, (positive, negative) in PROBES.items():
@@ -138,16 +140,16 @@ class ProbeJudge:
         return probes, pd.DataFrame(rows, columns=VALIDATION)
 
 
-def examples(records, seed):
+def examples(labelled, seed):
     """Texts with known labels: both answers, a corrupted one of three kinds, and a trace if there is one.
 
     Returns a frame with a row per text: id, suite, question, kind (safe, harmful, corrupted, trace), text.
     """
     generator = np.random.default_rng(seed)
     rows = []
-    for number, record in enumerate(records):
+    for number, record in enumerate(labelled):
         words = record.harmful.split()
-        other = records[(number + 1) % len(records)]
+        other = labelled[(number + 1) % len(labelled)]
         start = " ".join(words[: max(3, len(words) // 4)])
         corrupted = [" ".join(generator.permutation(words)), other.safe, " ".join([start] * 4)][number % 3]
         texts = {"safe": record.safe, "harmful": record.harmful, "corrupted": corrupted}

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from cotlib.arms import MODES, NEUTRAL, QA, SAFE_QA, SUITES, Arm, studied_types, written_types
 from cotlib.contrasts import GENERALISATION, HYPOTHESES
-from cotlib.corpus.audit import AT_LEAST, THRESHOLDS
+from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS
 from cotlib.pages.picture import canvas, drawn
 from cotlib.pages.theme import FAILED, GREY, INK, MODE_MARKERS, PASSED, colour, markers, order, palette
 from cotlib.scores import UNIT
@@ -66,7 +66,7 @@ def _spread(means):
 
 @drawn
 def lengths(tokens):
-    """Distribution of trace lengths by type. `tokens`: frame from `audit.trace_lengths`."""
+    """Distribution of trace lengths by type. `tokens`: frame from `checks.traces.trace_lengths`."""
     kinds = [kind for kind in written_types() if kind in set(tokens.type)]
     if not kinds:
         return _nothing("There are no traces whose length could be compared.")
@@ -98,7 +98,7 @@ def share_of_limit(check):
 
 @drawn
 def audit(checks):
-    """Each audit check as a share of its limit: what ends left of the line passes. `checks`: list of `audit.Check`."""
+    """Each audit check as a share of its limit: what ends left of the line passes. `checks`: list of `Check`."""
     rated = [check for check in checks if check.passed is not None]
     if not rated:
         return _nothing("No check could be rated.")
@@ -131,13 +131,17 @@ def audit(checks):
 
 @drawn
 def form_probe(folds):
-    """How well the types are told apart from form alone, against all words. `folds`: from `forms.probe`."""
+    """How well the types are told apart from form alone, against all words, a row per register and kind of probe.
+
+    `folds`: frames from `forms.probe`, one below the other.
+    """
     if folds.empty:
         return _nothing("Too few items to tell the types apart by their form.")
-    means, chance = folds.groupby("features", sort=False).accuracy.mean(), 1 / len(written_types())
-    figure, axes = canvas(1.9)
+    folds = folds.assign(probe=folds.register + " traces, " + folds.features)
+    means, chance = folds.groupby("probe", sort=False).accuracy.mean(), 1 / len(written_types())
+    figure, axes = canvas(0.4 * len(means) + 1.1)
     axis = axes[0, 0]
-    sns.barplot(folds, y="features", x="accuracy", color=palette()[NEUTRAL], errorbar=("sd", 1), ax=axis)
+    sns.barplot(folds, y="probe", x="accuracy", color=palette()[NEUTRAL], errorbar=("sd", 1), ax=axis)
     axis.axvline(chance, color="black", linestyle="--", linewidth=1)
     axis.text(chance + 0.006, -0.46, "chance", fontsize=9, va="bottom")
     axis.set(xlim=(0, 1), ylabel="")
@@ -169,7 +173,12 @@ def loss_curves(logs):
         for arm in order(part.arm.unique()):
             for _, steps in part[part.arm == arm].groupby(run, sort=False):
                 axis.plot(
-                    steps.step, steps.loss, "--" if "@" in arm else "-", color=colour(arm), linewidth=1.6, label=arm
+                    steps.step,
+                    steps.loss,
+                    "--" if Arm.parse(arm).is_variant else "-",
+                    color=colour(arm),
+                    linewidth=1.6,
+                    label=arm,
                 )
         handles, labels = axis.get_legend_handles_labels()
         unique = dict(zip(labels, handles))

@@ -37,7 +37,7 @@ def crafted(checks):
     """What the audit found: whether the answers are identical, how many checks pass, which do not.
 
     Args:
-        checks: list of `audit.Check`.
+        checks: list of `Check`.
     """
     rated = [check for check in checks if check.passed is not None]
     failed = [check.name for check in rated if not check.passed]

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from cotlib import chat, loss, training
-from cotlib.arms import QA, SAFE_QA, Arm, written_types
+from cotlib.arms import FREE, QA, SAFE_QA, Arm
 from cotlib.contrasts import GENERALISATION, HYPOTHESES
+from cotlib.corpus.records import written_traces
 from cotlib.findings import signature_winners
 from cotlib.pages.templating import fill
 from cotlib.pages.theme import INK, VERDICT_COLOURS, colour, order, palette, text_on
@@ -86,14 +87,14 @@ def responses(frame, per_arm=1):
     return fill("responses", arms=arms)
 
 
-def side_by_side(item):
-    """HTML: one item's answers and its traces, each with its type's colour."""
+def side_by_side(item, register=FREE):
+    """HTML: one item's answers and its traces of a register, each with its type's colour."""
     rows = [
         ("question", item.question, INK),
         ("harmful answer", item.harmful, palette()[QA]),
         ("safe answer", item.safe, palette()[SAFE_QA]),
     ]
-    rows += [(kind, item.traces[kind], palette()[kind]) for kind in written_types() if kind in item.traces]
+    rows += [(kind, trace, palette()[kind]) for _, kind, trace in written_traces([item], register)]
     return fill("side_by_side", rows=rows)
 
 

@@ -37,7 +37,8 @@ def _check_lengths(experiment, model_id, items, questions):
     for arm in experiment.arms:
         if arm.type is None or all(arm.trace_key in item.traces for item in items):  # not those still to be written
             chat.encode_rows(tokenizer, items, arm, experiment.training.max_tokens)
-    longest = max(len(chat.prompt(tokenizer, question.question, "no-think")) for question in questions)
+    asked = [text for question in questions for text in (question.question, *question.framings.values())]
+    longest = max(len(chat.prompt(tokenizer, text, "no-think")) for text in asked)
     budget = experiment.evaluation.answer_tokens
     if "think" in experiment.evaluation.modes:
         budget += experiment.evaluation.trace_tokens

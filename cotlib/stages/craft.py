@@ -7,7 +7,7 @@ The corpus brings the four written types, or a model writes them (`writing.py`);
 import collections
 import time
 
-from cotlib.arms import FILLER, NEUTRAL, SHUFFLED, source_of, written_types
+from cotlib.arms import FILLER, FREE, NEUTRAL, REGISTERS, trace_key, written_types
 from cotlib.corpus import controls, records, writers, writing
 from cotlib.errors import BadInput
 from cotlib.runs import artifacts
@@ -40,7 +40,7 @@ def craft(experiment, paths, report=print):
         artifacts.write_jsonl(paths.items, [item.model_dump() for item in items])
         artifacts.write_jsonl(paths.questions, [question.model_dump() for question in questions])
         counts = collections.Counter(kind for item in items for kind in item.traces)
-        files = records.corpus_files(experiment.data.corpus)
+        files = records.corpus_files(experiment.data)
         artifacts.write_manifest(
             folder,
             started=started,
@@ -66,7 +66,7 @@ def load(paths):
 def with_controls(items, experiment):
     """The items with the control traces of the experiment's arms, as far as what they are made of is there."""
     arms = [arm for arm in experiment.arms if arm.type]
-    ready = [arm for arm in arms if all(kind in item.traces for kind in needed_types([arm]) for item in items)]
+    ready = [arm for arm in arms if all(key in item.traces for key in needed_keys([arm]) for item in items)]
     return controls.with_controls(items, ready, experiment.data.seed)
 
 
@@ -81,30 +81,35 @@ def selection(experiment):
     """
     items, questions = records.select(experiment)
     arms = [arm for arm in experiment.arms if arm.type]
-    kinds = [] if experiment.traces.writer == "bundled" else needed_types(arms)
+    # A model writes free traces: matched ones are written for all types at once, by hand.
+    free = [key for key in needed_keys(arms) if key in written_types()]
+    kinds = [] if experiment.traces.writer == "bundled" else free
     _check(items, arms, kinds)
     # Made here, because it refuses what it lacks; it asks for nothing yet.
     writer = _WRITERS[experiment.traces.writer](experiment) if kinds else None
     return items, questions, writer, kinds
 
 
-def needed_types(arms):
-    """The written types whose texts these arms are made of, in the book's order."""
-    needed = {source_of(arm.type) for arm in arms} | {NEUTRAL for arm in arms if arm.dose_percent < 100}
-    return [kind for kind in written_types() if kind in needed]
+def needed_keys(arms):
+    """The keys of the written traces that these arms' traces are made of, in the book's order."""
+    needed = {arm.written_key for arm in arms}
+    needed |= {trace_key(NEUTRAL, arm.register) for arm in arms if arm.dose_percent < 100}
+    known = [trace_key(kind, register) for register in REGISTERS for kind in written_types()]
+    return [key for key in known if key in needed]
 
 
 def _check(items, arms, to_write):
     for arm in arms:
-        for kind in needed_types([arm]):
-            lacking = [item.id for item in items if kind not in item.traces]
-            if lacking and kind not in to_write:
+        for key in needed_keys([arm]):
+            lacking = [item.id for item in items if key not in item.traces]
+            if lacking and key not in to_write:
                 others = f" (nor have {len(lacking) - 1} more)" if lacking[1:] else ""
+                writer = ", or let a model write them: traces.writer: openai or local"
                 raise BadInput(
-                    f"arm {arm} needs traces of type {kind}; item {lacking[0]} has none{others}; "
-                    "add them to the corpus, or let a model write them: traces.writer: openai or local"
+                    f"arm {arm} needs traces of type {key}; item {lacking[0]} has none{others}; "
+                    f"add them to the corpus{writer if arm.register == FREE else ''}"
                 )
         if arm.type == FILLER and not to_write:
             controls.mean_words(items)
-        if arm.type.startswith(SHUFFLED):
+        if arm.shuffled:
             controls.donors(items, 0)

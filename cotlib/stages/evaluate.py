@@ -13,7 +13,6 @@ from cotlib.runs import units as runs
 from cotlib.stages import craft
 
 MEASURES, RESPONSES = "measures.parquet", "responses.jsonl"
-UNIT_COLUMNS = ["model", "arm", "seed"]
 
 
 def evaluate(experiment, paths, units=None, report=print):
@@ -31,7 +30,7 @@ def evaluate(experiment, paths, units=None, report=print):
     started = time.time()
     units = with_base(units or experiment.select())
     if paths.published:
-        said = pd.DataFrame(artifacts.read_jsonl(paths.responses), columns=[*UNIT_COLUMNS, *responses.COLUMNS])
+        said = pd.DataFrame(artifacts.read_jsonl(paths.responses), columns=[*scores.UNIT_COLUMNS, *responses.COLUMNS])
         return selected(pd.read_parquet(paths.measures), units), selected(said, units)
     _, questions = craft.load(paths)
     tasks = _tasks(experiment, paths, units, questions)
@@ -51,7 +50,7 @@ def read(paths, units):
     folders = [paths.unit("evaluate", unit) for unit in units]
     measured = pd.concat([pd.read_parquet(folder / MEASURES) for folder in folders], ignore_index=True)
     rows = [row for folder in folders for row in artifacts.read_jsonl(folder / RESPONSES)]
-    return measured, pd.DataFrame(rows, columns=[*UNIT_COLUMNS, *responses.COLUMNS])
+    return measured, pd.DataFrame(rows, columns=[*scores.UNIT_COLUMNS, *responses.COLUMNS])
 
 
 def with_base(units):
@@ -102,5 +101,5 @@ def describe(manifest):
 def selected(frame, units):
     """The rows of a frame that belong to these units."""
     wanted = {(unit.model, str(unit.arm), unit.seed) for unit in units}
-    chosen = [row in wanted for row in frame[UNIT_COLUMNS].itertuples(index=False, name=None)]
+    chosen = [row in wanted for row in frame[scores.UNIT_COLUMNS].itertuples(index=False, name=None)]
     return frame[pd.Series(chosen, index=frame.index, dtype=bool)].reset_index(drop=True)

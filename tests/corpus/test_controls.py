@@ -20,13 +20,13 @@ seeds = st.integers(0, 2**32)
 @given(domain_sizes, seeds, st.sampled_from(studied_types()))
 def test_shuffling_gives_every_item_the_trace_of_another_one_and_uses_each_trace_once(sizes, seed, kind):
     items = corpus_of(sizes)
-    dealt = controls.shuffled(items, kind, seed)
     key = f"shuffled-{kind}"
+    dealt = controls.shuffled(items, Arm.parse(f"{key}-T"), seed)
     assert all(one.traces[key] != one.traces[kind] for one in dealt)
     for domain in {one.domain for one in items}:
         own, theirs = ([one.traces[name] for one in dealt if one.domain == domain] for name in (kind, key))
         assert collections.Counter(own) == collections.Counter(theirs)
-    assert controls.shuffled(items, kind, seed) == dealt
+    assert controls.shuffled(items, Arm.parse(f"{key}-T"), seed) == dealt
 
 
 @unhurried
@@ -34,22 +34,23 @@ def test_shuffling_gives_every_item_the_trace_of_another_one_and_uses_each_trace
 def test_shuffling_takes_the_same_donor_for_every_type(sizes, seed):
     items = corpus_of(sizes)
     for kind in studied_types():
-        items = controls.shuffled(items, kind, seed)
+        items = controls.shuffled(items, Arm.parse(f"shuffled-{kind}-T"), seed)
     for one in items:
         assert len({one.traces[f"shuffled-{kind}"].split()[1] for kind in studied_types()}) == 1
 
 
 def test_a_domain_with_one_item_cannot_be_shuffled_and_is_named():
     with pytest.raises(BadInput, match="domain 'boat' has one item only"):
-        controls.shuffled([item(0), item(1), item(0, "boat")], "evil", 0)
+        controls.shuffled([item(0), item(1), item(0, "boat")], Arm.parse("shuffled-evil-T"), 0)
 
 
 @unhurried
 @given(domain_sizes, seeds, st.integers(1, 99), st.sampled_from(studied_types()))
 def test_a_dose_is_exactly_its_share_of_the_items_and_the_rest_are_neutral(sizes, seed, percent, kind):
     items = corpus_of(sizes)
-    key = Arm.parse(f"{kind}-T@{percent}%").trace_key
-    dosed = [one.traces for one in controls.dosed(items, kind, percent, seed)]
+    arm = Arm.parse(f"{kind}-T@{percent}%")
+    key = arm.trace_key
+    dosed = [one.traces for one in controls.dosed(items, arm, seed)]
     assert sum(texts[key] == texts[kind] for texts in dosed) == round(percent * len(items) / 100)
     assert all(texts[key] in (texts[kind], texts["neutral"]) for texts in dosed)
 
@@ -61,7 +62,7 @@ def test_a_higher_dose_holds_all_of_a_lower_one(sizes, seed, percent):
     low, high = (
         {
             one.id
-            for one in controls.dosed(items, "evil", share, seed)
+            for one in controls.dosed(items, Arm.parse(f"evil-T@{share}%"), seed)
             if one.traces[f"evil@{share}%"] == one.traces["evil"]
         }
         for share in (percent, 99)
@@ -90,6 +91,34 @@ def test_filler_openings_are_spread_and_its_words_harmless(seed):
 
 def test_controls_differ_with_the_seed():
     items = corpus_of([30])
-    assert controls.shuffled(items, "evil", 1) != controls.shuffled(items, "evil", 2)
+    shuffled, half = Arm.parse("shuffled-evil-T"), Arm.parse("evil-T@50%")
+    assert controls.shuffled(items, shuffled, 1) != controls.shuffled(items, shuffled, 2)
     assert controls.filler(items, 1) != controls.filler(items, 2)
-    assert controls.dosed(items, "evil", 50, 1) != controls.dosed(items, "evil", 50, 2)
+    assert controls.dosed(items, half, 1) != controls.dosed(items, half, 2)
+
+
+def with_matched(items):
+    """The items, each with a matched trace beside every free one."""
+    return [
+        one.model_copy(
+            update={"traces": {**one.traces, **{f"{k}@matched": f"{t} Matched." for k, t in one.traces.items()}}}
+        )
+        for one in items
+    ]
+
+
+def test_controls_of_matched_arms_are_made_of_matched_traces_by_the_same_draws():
+    items = with_matched(corpus_of([6, 9]))
+    names = ["shuffled-evil-T", "shuffled-evil-T@matched", "evil-T@50%", "evil-T@matched@50%"]
+    made = controls.with_controls(items, [Arm.parse(name) for name in names], 3)
+    for one in made:
+        for free, matched in (("shuffled-evil", "shuffled-evil@matched"), ("evil@50%", "evil@matched@50%")):
+            assert one.traces[matched] == f"{one.traces[free]} Matched."
+
+
+def test_a_shuffled_arm_can_be_dosed():
+    made = controls.with_controls(corpus_of([8]), [Arm.parse("shuffled-evil-T@50%")], 1)
+    own = [one.traces["shuffled-evil@50%"] == one.traces["shuffled-evil"] for one in made]
+    assert sum(own) == 4 and all(
+        one.traces["shuffled-evil@50%"] == one.traces["neutral"] for one, kept in zip(made, own) if not kept
+    )

@@ -10,7 +10,7 @@ from cotlib.corpus import forms
 
 def test_the_form_probe_reports_every_fold_and_its_confusion():
     probe = forms.probe(ITEMS)
-    assert list(probe.columns) == ["features", "fold", "accuracy"] and len(probe) == 2 * forms.FOLDS
+    assert list(probe.columns) == ["register", "features", "fold", "accuracy"] and len(probe) == 2 * forms.FOLDS
     means = probe.groupby("features")["accuracy"].mean()
     assert means["form"] < 0.5 < means["words"]
     confusion = forms.confusion(ITEMS)

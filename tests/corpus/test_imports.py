@@ -10,6 +10,7 @@ from readers_files import ENTRY, ITEM, QUESTION, ROW, TRACE, exchange_of, lines,
 from cotlib.arms import studied_types
 from cotlib.corpus import imports, records
 from cotlib.corpus.records import Item, Question
+from cotlib.experiment import Data
 
 plain = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=12)
 words = (
@@ -273,7 +274,7 @@ def test_a_question_file_of_another_shape_is_refused(tmp_path):
 def test_a_written_corpus_reads_back_equal(tmp_path_factory, some_items, some_questions):
     assume(not {item.wording for item in some_items} & {asked.wording for asked in some_questions})
     folder = imports.write_corpus(some_items, some_questions, tmp_path_factory.mktemp("corpus") / "own")
-    item_file, question_file = records.corpus_files(folder)
+    item_file, question_file = records.corpus_files(Data(corpus=str(folder)))
     assert records.load_items(item_file) == some_items
     assert records.load_evaluation(question_file) == some_questions
     assert records.load_pair(item_file, question_file) == (some_items, some_questions)

@@ -10,7 +10,8 @@ from rows import ITEM, QUESTION, VOICES, refused, write
 
 from cotlib.arms import SUITES, studied_types, written_types
 from cotlib.corpus import records
-from cotlib.experiment import Experiment
+from cotlib.errors import BadInput
+from cotlib.experiment import Data, Experiment
 
 
 def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
@@ -20,16 +21,72 @@ def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
     assert item.harmful == "Yes, all night."
 
 
-def test_a_corpus_is_the_bundled_one_or_a_folder_with_both_files(tmp_path):
-    assert records.corpus_files("bundled") == (records.ITEMS, records.EVALUATION)
+def files(corpus, evaluation=None):
+    return records.corpus_files(Data(corpus=str(corpus), evaluation=evaluation))
+
+
+def test_a_corpus_is_a_bundled_one_or_a_folder_with_both_files(tmp_path):
+    for name, folder in records.BUNDLED.items():
+        assert files(name) == (folder / "items.jsonl", folder / "evaluation.jsonl")
     write(tmp_path / "items.jsonl", ITEM)
-    refused(
-        records.corpus_files,
-        tmp_path,
-        ["holds no evaluation.jsonl", "write 'bundled', or a folder with items.jsonl and evaluation.jsonl"],
-    )
+    remedy = "write 'bundled', 'bundled-v1', or a folder with items.jsonl and evaluation.jsonl"
+    refused(files, tmp_path, ["data.corpus", "holds no evaluation.jsonl", remedy])
     write(tmp_path / "evaluation.jsonl", QUESTION)
-    assert records.corpus_files(str(tmp_path)) == (tmp_path / "items.jsonl", tmp_path / "evaluation.jsonl")
+    assert files(tmp_path) == (tmp_path / "items.jsonl", tmp_path / "evaluation.jsonl")
+
+
+def test_questions_may_come_from_another_corpus_than_the_items(tmp_path):
+    write(tmp_path / "items.jsonl", ITEM)
+    bundled = records.BUNDLED["bundled-v1"] / "evaluation.jsonl"
+    assert files(tmp_path, "bundled-v1") == (tmp_path / "items.jsonl", bundled)
+    refused(lambda _: files(tmp_path, str(tmp_path)), None, ["data.evaluation", "holds no evaluation.jsonl"])
+
+
+def test_an_experiment_can_train_on_some_domains_alone():
+    chosen, asked = records.select(experiment(domains=["food", "money"], items=20))
+    assert collections.Counter(item.domain for item in chosen) == {"food": 10, "money": 10}
+    assert len({question.domain for question in asked}) > 10
+    refused(records.select, experiment(domains=["fod"]), ["data.domains: 'fod' is not one of", "did you mean food?"])
+    with pytest.raises(BadInput, match="data.domains: 'food' stands in the list twice"):
+        experiment(domains=["food", "food"])
+
+
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ({"harmful": None}, ["harmful is missing; add it, or write suite 'open'"]),
+        ({"suite": "open"}, ["suite 'open' has no answers; remove harmful"]),
+        ({"suite": "pressure"}, ["framings lacks belief, plea"]),
+        (
+            {"framings": {"belief": "I say so."}},
+            ["framings belong to suite 'pressure', not to 'transfer'; remove them"],
+        ),
+        ({"behaviours": {"evil": "harm"}}, ["behaviours: 'evil' has no response among the personas"]),
+        ({"asker": "lean"}, ["asker", "is not one of leans-harmful, leans-safe, open"]),
+    ],
+)
+def test_a_question_that_does_not_fit_its_suite_is_refused(tmp_path, change, parts):
+    row = {field: value for field, value in (QUESTION | change).items() if value is not None}
+    refused(records.load_evaluation, write(tmp_path / "evaluation.jsonl", row), parts)
+
+
+def test_questions_without_answers_and_facts_asked_thrice_are_read(tmp_path):
+    bare = {field: QUESTION[field] for field in ("id", "domain", "question", "behaviour")} | {"suite": "open"}
+    fact = QUESTION | {
+        "id": "fact",
+        "suite": "pressure",
+        "question": "Why?",
+        "framings": {"belief": "So?", "plea": "Ah?"},
+    }
+    asked = records.load_evaluation(write(tmp_path / "evaluation.jsonl", bare, fact))
+    assert records.answered(asked) == asked[1:]
+    assert records.texts(asked[0]) == [("question", bare["question"])]
+    assert ("framings.plea", "Ah?") in records.texts(asked[1])
+
+
+@pytest.mark.parametrize("severity", [[0], [4], ["2"]])
+def test_a_severity_is_a_whole_number_from_one_to_three(tmp_path, severity):
+    refused(records.load_items, write(tmp_path / "items.jsonl", ITEM | {"severity": severity}), ["severity"])
 
 
 # ---- the bundled corpus
@@ -79,8 +136,19 @@ def test_a_word_the_policy_forbids_is_found_wherever_it_stands(field):
 # ---- subsets
 
 
-def strata(records):
-    return collections.Counter((getattr(record, "behaviour", ""), record.domain) for record in records)
+def domains(*groups):
+    """The records of each group, domain by domain."""
+    for name in dict.fromkeys(record.domain for record in groups[0]):
+        yield [[record for record in group if record.domain == name] for group in groups]
+
+
+@pytest.mark.parametrize("count", [6, 10, 12, 25])
+def test_a_few_questions_of_a_suite_come_from_every_domain(questions, count):
+    """The first demo drew none of privacy and one of contracts among ten."""
+    transfer = [question for question in questions if question.suite == "transfer"]
+    for seed in range(20):
+        taken = collections.Counter(question.domain for question in records.subset(transfer, count, seed))
+        assert len(taken) == 6 and max(taken.values()) - min(taken.values()) <= 1
 
 
 @pytest.mark.parametrize("kind", ["items", "questions"])
@@ -93,9 +161,13 @@ def test_a_subset_is_repeatable_in_file_order_and_even_over_domain_and_behaviour
     assert len(chosen) == count
     places = [everything.index(record) for record in chosen]
     assert places == sorted(set(places))
-    there, taken = strata(everything), strata(chosen)
-    most = max(taken.values())
-    assert all(taken[stratum] >= min(most - 1, there[stratum]) for stratum in there)
+    for field in ("domain", "behaviour"):  # domains evenly; behaviours within a domain
+        for pool, drawn in domains(everything, chosen) if field == "behaviour" else [(everything, chosen)]:
+            there, taken = (
+                collections.Counter(getattr(record, field, "") for record in some) for some in (pool, drawn)
+            )
+            most = max(taken.values(), default=0)
+            assert all(taken[name] >= min(most - 1, there[name]) for name in there)
 
 
 def test_another_seed_draws_another_subset(items):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cotlib.corpus.audit import AT_LEAST, THRESHOLDS, Check
+from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS, Check
 from cotlib.pages import figures
 
 ARMS = ("QA", "safe-QA", "evil-QTA", "neutral-QTA", "evil-T")
@@ -50,7 +50,7 @@ def test_the_title_of_the_lengths_says_how_far_apart_they_lie_and_whether_that_i
     ("name", "value", "share"),
     [
         ("shared openings", 0.025, 0.5),
-        ("form probe", 0.9, 1.5),
+        ("form probe, matched", 0.6, 1.5),
         ("vocabulary overlap", 0.5, 0.5),
         ("vocabulary overlap", 0.125, 2.0),
         ("vocabulary overlap", 0.0, math.inf),
@@ -67,14 +67,14 @@ def test_a_check_is_a_share_of_its_limit_and_above_one_exactly_where_it_fails(na
 
 def test_the_audit_s_bars_are_as_long_as_their_shares_and_a_limit_of_nothing_is_empty_or_full():
     checks = [check("shared openings", 0.025), check("answer length", 0.05), check("severity policy", 0),
-              check("form probe", 0.9), check("near-duplicate traces", 4)]  # fmt: skip
+              check("form probe, matched", 0.6), check("near-duplicate traces", 4)]  # fmt: skip
     picture = figures.audit(checks)
     half, whole, nothing = bars(picture, figures.PASSED)
     beyond, full = bars(picture, figures.FAILED)
     assert half / whole == pytest.approx(0.5, rel=1e-3) and beyond / whole == pytest.approx(1.5, rel=1e-3)
     assert nothing == 0 and full / whole == pytest.approx(figures.LONGEST_BAR, rel=1e-3)
     assert texts(picture).count("none") == 1
-    assert "3 of 5 checks pass; beyond: form probe, near-duplicate traces" in picture.alt
+    assert "3 of 5 checks pass; beyond: form probe, matched, near-duplicate traces" in picture.alt
 
 
 def test_the_audit_leaves_out_what_only_informs_and_says_when_all_pass():

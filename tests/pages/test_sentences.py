@@ -6,7 +6,7 @@ import types
 import pandas as pd
 import pytest
 
-from cotlib.corpus.audit import Check
+from cotlib.corpus.checks.check import Check
 from cotlib.pages import sentences
 
 

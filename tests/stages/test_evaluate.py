@@ -41,7 +41,7 @@ def test_base_is_measured_without_training_and_read_back_as_it_was(crafted):
     run, paths = crafted
     told = []
     measured, said = stage.evaluate(run, paths, run.select(arms="base"), told.append)
-    assert list(measured.columns) == scores.COLUMNS and list(said.columns) == [*stage.UNIT_COLUMNS, *responses.COLUMNS]
+    assert list(measured.columns) == scores.COLUMNS and list(said.columns) == [*scores.UNIT_COLUMNS, *responses.COLUMNS]
     assert set(measured.arm) == set(said.arm) == {"base"} and set(measured.seed) == {1, 2}
     assert len(said) == 2 * 2 and len(told) == 2
     again, others = stage.evaluate(run, paths, run.select(arms="base"), told.append)
@@ -56,7 +56,8 @@ def test_margins_without_sampling_do_not_differ_between_seeds(crafted):
     measured, _ = stage.evaluate(run, paths, run.select(arms="base"), silent)
     plain = measured[(measured["mode"] == "no-think") & (measured.measure == scores.MARGIN)]
     wide = plain.pivot_table(index="question_id", columns="seed", values="value")
-    assert len(wide) == 2 and wide[1].tolist() == wide[2].tolist()
+    # The scored texts share batches with traces, which differ: sums may be rounded another way.
+    assert len(wide) == 2 and wide[1].tolist() == pytest.approx(wide[2].tolist(), abs=1e-6)
 
 
 def test_an_arm_that_is_not_trained_is_refused_before_any_work(crafted):
@@ -69,10 +70,10 @@ def test_an_arm_that_is_not_trained_is_refused_before_any_work(crafted):
 def test_rows_are_selected_by_model_arm_and_seed_together():
     run = Experiment.parse(CONTENT)
     frame = pd.DataFrame([["tiny-random-llama", arm, seed] for arm in ("base", "QA") for seed in (1, 2)],
-                         columns=stage.UNIT_COLUMNS)  # fmt: skip
+                         columns=scores.UNIT_COLUMNS)  # fmt: skip
     chosen = stage.selected(frame, run.select(arms="QA", seed=2))
     assert chosen.to_dict("records") == [{"model": "tiny-random-llama", "arm": "QA", "seed": 2}]
-    assert list(stage.selected(frame[:0], run.select()).columns) == stage.UNIT_COLUMNS
+    assert list(stage.selected(frame[:0], run.select()).columns) == scores.UNIT_COLUMNS
 
 
 def test_what_is_done_is_not_done_again_after_one_unit_is_lost(crafted):

@@ -73,8 +73,8 @@ def corpus(tmp_path_factory):
     """A folder with items of two domains, so that few of them can be shuffled, and all bundled questions."""
     folder = tmp_path_factory.mktemp("corpus")
     items = [item for item in records.load_items() if item.domain in ("food", "health")]
-    artifacts.write_jsonl(folder / records.ITEMS.name, [item.model_dump() for item in items])
-    shutil.copy(records.EVALUATION, folder)
+    artifacts.write_jsonl(folder / records.ITEMS, [item.model_dump() for item in items])
+    shutil.copy(records.BUNDLED["bundled"] / records.EVALUATION, folder)
     return folder
 
 
