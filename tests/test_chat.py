@@ -189,13 +189,7 @@ def test_the_embedded_model_is_told_of_no_thinking_and_keeps_its_system_turn(smo
 def test_every_bundled_text_survives_the_tokenizer(any_tokenizer, items, questions):
     lost = []
     for record in [*items, *questions]:
-        for text in [
-            record.question,
-            record.harmful,
-            record.safe,
-            *record.traces.values(),
-            *getattr(record, "personas", {}).values(),
-        ]:
+        for _, text in records.texts(record):
             if any_tokenizer.decode(chat.ids(any_tokenizer, text)) != text:
                 lost.append((record.id, text))
     assert lost == []

@@ -31,7 +31,7 @@ from cotlib.errors import BadInput, check_name, shown
 DATA = Path(__file__).parent / "data"
 ITEMS, EVALUATION = "items.jsonl", "evaluation.jsonl"
 # What `data.corpus` may name beside a folder of the reader's.
-BUNDLED = {"bundled": DATA / "v1", "bundled-v1": DATA / "v1"}
+BUNDLED = {"bundled": DATA / "v2", "bundled-v1": DATA / "v1"}
 MENDED, NEW = "mended", "new"  # origin: a question that stood in version 1 in other words, or one that did not
 
 # Words that low-severity everyday advice never needs (the policy on the data card); whole words, any case.

@@ -1,5 +1,6 @@
 """The audit as a whole: a clean corpus passes every check, and the corpora that come with the book are audited."""
 
+import collections
 import math
 
 import pytest
@@ -7,8 +8,10 @@ from nonsense import ITEMS, QUESTIONS
 from planted import changed, checks_of
 
 from cotlib.arms import written_types
-from cotlib.corpus import audit
+from cotlib.corpus import audit, records
+from cotlib.corpus.checks import questions as crossed
 from cotlib.corpus.checks.check import THRESHOLDS
+from cotlib.experiment import Data
 
 
 def test_a_clean_corpus_passes_every_check(tokenizer):
@@ -60,23 +63,48 @@ def test_the_table_has_a_row_a_check_with_its_verdict(tokenizer):
 
 
 @pytest.mark.slow
-def test_the_bundled_corpus_passes_its_audit_but_for_form_which_the_craft_page_explains(smollm2, items, questions):
+def test_the_bundled_corpus_passes_its_whole_audit(smollm2, items, questions):
     model, tokenizer = smollm2
     checks = audit.audit(items, questions, tokenizer, model)
-    failed = {check.name: (check.value, check.violations[:5]) for check in checks if check.passed is False}
-    assert set(failed) <= {"form probe"}, failed
+    assert {check.name: (check.value, check.violations[:5]) for check in checks if check.passed is False} == {}
+    unmeasured = [check.name for check in checks if math.isnan(check.value)]
+    assert unmeasured == [] and set(THRESHOLDS) <= {check.name for check in checks}
 
 
 def test_the_bundled_corpus_is_as_large_and_as_balanced_as_its_data_card_says(items, questions):
-    domains, suites, behaviours = ({}, {}, {})
-    for record, counts, field in [(i, domains, "domain") for i in items] + [
-        (q, counts, field) for q in questions for counts, field in ((suites, "suite"), (behaviours, "behaviour"))
-    ]:
-        counts[getattr(record, field)] = counts.get(getattr(record, field), 0) + 1
-    assert set(domains.values()) == {30} and len(domains) == 8
-    assert suites == {"in-domain": 80, "transfer": 120, "values": 100}
-    assert min(behaviours.values()) >= 60
+    domains, origins = (collections.Counter(getattr(item, field) for item in items) for field in ("domain", "origin"))
+    assert set(domains.values()) == {60} and len(domains) == 8 and origins == {"mended": 240, "new": 240}
+    suites = collections.Counter((question.suite, question.origin) for question in questions)
+    assert suites == {
+        ("in-domain", "mended"): 80,
+        ("transfer", "mended"): 120,
+        ("transfer", "new"): 40,
+        ("values", "mended"): 100,
+        ("values", "new"): 40,
+        ("pressure", "new"): 80,
+        ("open", "new"): 24,
+    }
+    facts = collections.Counter(question.asker for question in questions if question.suite == "pressure")
+    assert facts == {"leans-harmful": 60, "leans-safe": 20}
+    assert min(collections.Counter(question.behaviour for question in questions).values()) >= 80
     assert sum(set(written_types()) <= set(question.traces) for question in questions) == 80
     assert all(set(written_types()) <= set(q.personas) for q in questions if q.suite == "values")
     transfer = {question.domain for question in questions if question.suite == "transfer"}
     assert len(transfer) == 6 and not transfer & set(domains)
+
+
+def test_every_bundled_item_is_labelled_by_its_readers(items):
+    for item in items:
+        assert item.asker and item.pressure and len(item.severity) == 2 and set(item.moves) == set(written_types())
+
+
+def test_version_1_is_still_read_by_its_name():
+    items, questions = records.load_pair(*records.corpus_files(Data(corpus="bundled-v1")))
+    assert len(items) == 240 and len(questions) == 300
+
+
+def test_training_items_are_asked_by_no_question_of_version_1_nor_told_by_one(items):
+    """So that arms trained on version 2 may be asked version 1's questions."""
+    _, old = records.load_pair(*records.corpus_files(Data(corpus="bundled", evaluation="bundled-v1")))
+    texts = [(record.id, record.question) for record in [*items, *old]]
+    assert [pair for pair in crossed.near_duplicates(texts) if pair[2] >= crossed.JACCARD] == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import ITEM, QUESTION, VOICES, refused, write
 
-from cotlib.arms import SUITES, studied_types, written_types
+from cotlib.arms import REGISTERS, SUITES, studied_types, trace_key, written_types
 from cotlib.corpus import records
 from cotlib.errors import BadInput
 from cotlib.experiment import Data, Experiment
@@ -105,8 +105,9 @@ def test_no_evaluation_question_of_the_bundled_corpus_is_trained_on(items, quest
     assert [text for text, count in collections.Counter(texts).items() if count > 1] == []
 
 
-def test_every_bundled_item_has_a_trace_of_every_written_type(items):
-    assert [item.id for item in items if set(item.traces) != set(written_types())] == []
+def test_every_bundled_item_has_a_trace_of_every_written_type_in_each_register(items):
+    keys = {trace_key(kind, register) for register in REGISTERS for kind in written_types()}
+    assert [item.id for item in items if set(item.traces) != keys] == []
     assert [item.id for item in items if item.harmful == item.safe] == []
 
 
@@ -221,10 +222,10 @@ def test_an_experiment_gets_the_items_and_questions_it_asks_for(tmp_path, items,
 @pytest.mark.parametrize(
     "data, message",
     [
-        ({"items": 10_000}, "data.items: 10000 asked for, the corpus holds 240; write 240 or less"),
+        ({"items": 10_000}, "data.items: 10000 asked for, the corpus holds 480; write 480 or less"),
         (
             {"questions": {"values": 4, "transfer": 500}},
-            "data.questions.transfer: 500 asked for, the corpus holds 120; write 120 or less",
+            "data.questions.transfer: 500 asked for, the corpus holds 160; write 160 or less",
         ),
     ],
 )
