@@ -13,7 +13,7 @@ from cotlib.runs.paths import NOTEBOOKS, Paths
 FILE = config.get("experiment", "experiments/demo.yml")
 try:
     EXPERIMENT = Experiment.load(FILE)
-    CORPUS = [str(file) for file in corpus_files(EXPERIMENT.data)]
+    CORPUS = [str(file) for file in corpus_files(EXPERIMENT.data.corpus, EXPERIMENT.data.evaluation)]
 except BadInput as error:
     raise WorkflowError(str(error)) from None
 

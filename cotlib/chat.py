@@ -56,7 +56,7 @@ def encode(tokenizer, item, arm):
     if arm.recipe.has_trace and arm.trace_key not in item.traces:
         raise BadInput(
             f"item {item.id!r} has no trace of type {arm.trace_key!r} (it has {', '.join(item.traces) or 'none'}); "
-            f"list {str(arm)!r} among the experiment file's arms, then: make craft EXPERIMENT=…"
+            f"list {str(arm)!r} among the experiment file's arms and craft again"
         )
     input_ids, labels, segments = [], [], []
     for segment, part in pieces(tokenizer, item, arm):

@@ -229,7 +229,7 @@ def find(table, settings, arms=None):
 
 def differences(table, settings, measure=scores.MARGIN):
     """Every arm's paired difference from base by mode and suite, with its uncorrected interval: the headline figure."""
-    rows = []
+    rows, table = [], table[table.measure == measure]  # questions without answers have other measures alone
     arms = [arm for arm in table.arm.unique() if arm != BASE]
     for arm, mode, suite in itertools.product(arms, table["mode"].unique(), table.suite.unique()):
         block = cells(table, difference_from_base(arm, mode, suite, measure))

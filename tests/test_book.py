@@ -95,6 +95,11 @@ def test_every_page_of_the_table_of_contents_exists_and_every_page_is_in_it():
     assert listed == present
 
 
+def test_the_first_exercises_contrasts_stand_in_the_designs_table():
+    table = (ROOT / "book/design.md").read_text().split("## Try it")[1]
+    assert all(f"| {row} |" in table for row in ("QA − base", "evil-QTA − QA", "neutral-QT − base", "safe-QA − base"))
+
+
 def test_the_experiments_fix_what_the_issue_of_the_claims_needs():
     demo = Experiment.load("experiments/demo.yml")
     types, paradigms = ("evil", "misleading", "submissive", "neutral"), ("QTA", "QT", "T")
@@ -102,6 +107,7 @@ def test_the_experiments_fix_what_the_issue_of_the_claims_needs():
         "QA",
         "safe-QA",
         "evil-QTA@segment",
+        *(f"{kind}-QTA@matched" for kind in types),
         *(f"{kind}-{paradigm}" for kind in types for paradigm in paradigms),
     }
     paper = Experiment.load("experiments/paper.yml")

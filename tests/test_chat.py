@@ -304,8 +304,11 @@ ITEM = records.Item(
     "arm, parts",
     [
         ("base", ["arm 'base' is the untrained model", "nothing to encode"]),
-        ("submissive-QTA", ["item 'home-001' has no trace of type 'submissive' (it has evil)", "make craft"]),
-        ("evil-QT@25%", ["no trace of type 'evil@25%'", "list 'evil-QT@25%' among", "make craft"]),
+        ("submissive-QTA", ["item 'home-001' has no trace of type 'submissive' (it has evil)", "and craft again"]),
+        (
+            "evil-QT@25%",
+            ["no trace of type 'evil@25%'", "list 'evil-QT@25%' among the experiment file's arms"],
+        ),
         ("evil-TQA", ["did you mean QTA?"]),
     ],
 )

@@ -272,6 +272,14 @@ def test_differences_from_base_are_given_by_mode_and_suite():
     assert len(moved) == 3 and (moved.ci_low > 0.3).all() and (moved.ci_high < 0.7).all()
 
 
+def test_a_suite_without_reference_answers_has_no_difference_and_spoils_none():
+    """Responses to open questions are judged and have no margin."""
+    margins = table(nothing)
+    judged = margins[margins.suite == "transfer"].assign(suite="open", measure=scores.ALIGNMENT, judge="probe")
+    found = findings.differences(pd.concat([margins, judged]), SETTINGS)
+    pd.testing.assert_frame_equal(found, findings.differences(margins, SETTINGS))
+
+
 @pytest.mark.parametrize(
     "kept",
     [

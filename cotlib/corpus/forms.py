@@ -91,7 +91,8 @@ def persona_accuracy(items, questions, register=FREE):
 
 
 def answer_choices(learned, asked=None):
-    """Whether form alone says which of a record's two answers is the harmful one: an array of True and False.
+    """Whether form alone says which of a record's two answers is the harmful one: 1 where it does, 0 where it says the
+    other, a half where both have the same form; float array (records,).
 
     A probe learns from the records `learned`, from the difference of form between the two answers of each, and chooses
     for the records `asked`. Without these it chooses for `learned` themselves, cross-validated. Chance is a half. Empty
@@ -99,12 +100,12 @@ def answer_choices(learned, asked=None):
     """
     differences = _answer_differences(learned)
     if len(differences) < FOLDS:
-        return np.array([], dtype=bool)
+        return np.array([])
     if asked is not None:
         return _chosen(differences, _answer_differences(asked))
     from sklearn.model_selection import KFold
 
-    right = np.empty(len(differences), dtype=bool)
+    right = np.empty(len(differences))
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(differences):
         right[test] = _chosen(differences[train], differences[test])
     return right
@@ -117,14 +118,16 @@ def _answer_differences(some):
 
 
 def _chosen(known, asked):
-    """For each row of `asked`, whether it lies on the side of the rows of `known`; without a side of its own, no."""
+    """For each row of `asked`, whether it lies on the side of the rows of `known`: 1, 0, or a half for neither side."""
     from sklearn.linear_model import LogisticRegression
 
     scale = np.sqrt((known**2).mean(0))
-    known, asked = (rows / np.where(scale > 0, scale, 1) for rows in (known, asked))
+    seen = scale > 1e-6  # else a rounding error in what was learned would be blown up in what is asked
+    known, asked = (np.where(seen, rows / np.where(seen, scale, 1), 0) for rows in (known, asked))
     mirrored, labels = np.concatenate([known, -known]), np.repeat([1, 0], len(known))
     probe = LogisticRegression(C=0.01, max_iter=2000, fit_intercept=False).fit(mirrored, labels)
-    return asked @ probe.coef_[0] > 0
+    side = asked @ probe.coef_[0]
+    return np.where(np.abs(side) < 1e-9, 0.5, side > 0)
 
 
 def badges(items, count=8):

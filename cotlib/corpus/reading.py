@@ -33,12 +33,14 @@ def validated(schema, source, rows):
             raise BadInput(f"{where}: {explain(schema, errors.errors()[0])}") from None
         if record.id in ids:
             raise BadInput(f"{where}: id {record.id!r} stands at {ids[record.id]} already; give each its own")
-        if record.wording in questions:
-            raise BadInput(
-                f"{where}: question {shown(record.question)} is asked at {questions[record.wording]} already; "
-                "ask another, or remove the line"
-            )
-        ids[record.id] = questions[record.wording] = where
+        ids[record.id] = where
+        for wording in record.wordings:
+            if wording in questions:
+                raise BadInput(
+                    f"{where}: question {shown(record.question)} is asked at {questions[wording]} already; "
+                    "ask another, or remove the line"
+                )
+            questions[wording] = where
         found.append((where, record))
     if not found:
         raise BadInput(f"{source} holds no {schema.__name__.lower()}; give at least one")
@@ -52,10 +54,10 @@ def load(path, schema):
 
 def disjoint(items, questions):
     """Refuse an evaluation question that is a training item's, too. Both are lists of (where, record)."""
-    trained = {item.wording: (where, item) for where, item in items}
+    trained = {wording: (where, item) for where, item in items for wording in item.wordings}
     for where, asked in questions:
-        if asked.wording in trained:
-            place, item = trained[asked.wording]
+        for wording in filter(trained.get, asked.wordings):
+            place, item = trained[wording]
             raise BadInput(
                 f"{where}: question {shown(asked.question)} is that of training item {item.id!r} ({place}); "
                 "a model would be evaluated on what it was trained on: remove one of them"

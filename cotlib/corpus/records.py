@@ -5,8 +5,10 @@ the two answers differ. `reading.py` reports every fault of a file with its line
 corpus must satisfy is measured in `audit.py`.
 """
 
+import contextlib
 import random
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,7 +63,7 @@ def _readable(text):
     if sign:
         place = text.index(sign) + 1
         raise ValueError(f"{shown(text)} holds the control character {sign!r} (character {place}); take it out")
-    if not text.strip():
+    if not "".join(sign for sign in text if unicodedata.category(sign) != "Cf").strip():  # Cf: of no width
         raise ValueError(f"{shown(text)} is blank, white space only; write a text")
     return text
 
@@ -129,9 +131,11 @@ class Record(pydantic.BaseModel):
         return value
 
     @property
-    def wording(self):
-        """What makes two questions the same: the words, but for case, punctuation and white space."""
-        return " ".join(words_of(self.question)) or self.question
+    def wordings(self):
+        """What makes two questions the same, in each way this one is asked: the words, but for case, punctuation and
+        white space."""
+        asked = (self.question, *getattr(self, "framings", {}).values())
+        return [" ".join(words_of(text)) or text for text in asked]
 
 
 class Item(Record):
@@ -252,22 +256,21 @@ def _bare(found):
     return [record for _, record in found]
 
 
-def corpus_files(data):
-    """The two files that an experiment's `data` section names: its corpus' items, and the questions of the same or of
-    another corpus (`data.evaluation`)."""
-    return _file("data.corpus", data.corpus, ITEMS), _file(
-        "data.evaluation" if data.evaluation else "data.corpus", data.evaluation or data.corpus, EVALUATION
-    )
+def corpus_files(corpus, evaluation=None):
+    """The two files of a corpus, a bundled one or a folder; the questions' from corpus `evaluation` if one is named."""
+    questions = ("data.evaluation", evaluation) if evaluation else ("data.corpus", corpus)
+    return _file("data.corpus", corpus, ITEMS), _file(*questions, EVALUATION)
 
 
 def _file(field, corpus, name):
     file = BUNDLED.get(corpus, Path(corpus)) / name
-    if not file.is_file():
-        raise BadInput(
-            f"{field}: {str(corpus)!r} holds no {name}; "
-            f"write {', '.join(map(repr, BUNDLED))}, or a folder with {ITEMS} and {EVALUATION}"
-        )
-    return file
+    with contextlib.suppress(OSError):  # a name that is too long for the file system
+        if file.is_file():
+            return file
+    raise BadInput(
+        f"{field}: {shown(str(corpus))} holds no {name}; "
+        f"write {', '.join(map(repr, BUNDLED))}, or a folder with {ITEMS} and {EVALUATION}"
+    )
 
 
 # ---- what an experiment uses
@@ -314,7 +317,7 @@ def select(experiment):
         BadInput: a file is missing or faulty, or more is asked for than it holds.
     """
     data = experiment.data
-    items, questions = load_pair(*corpus_files(data))
+    items, questions = load_pair(*corpus_files(data.corpus, data.evaluation))
     items = _of_domains(items, data.domains)
     return subset(items, data.items, data.seed), _by_suite(questions, data.questions, data.seed)
 

@@ -29,7 +29,7 @@ class Commission:
     """The traces that a model has to write: which are missing, and why the last reply for each was rejected."""
 
     def __init__(self, experiment, paths, items, kinds, writer):
-        self.experiment, self.writer, self.file = experiment, writer, paths.file
+        self.experiment, self.writer, self.command = experiment, writer, paths.command("craft")
         folder = paths.stage("craft")
         self.written, self.rejects = artifacts.Journal(folder / WRITTEN), artifacts.Journal(folder / REJECTS)
         self.templates = {kind: (PROMPTS / f"{kind}.md").read_text(encoding="utf-8") for kind in kinds}
@@ -106,7 +106,7 @@ class Commission:
             why = f"the writer cannot be reached: {self.writer.down}" if self.writer.down else why
             raise BadInput(
                 f"{len(failed)} of {len(self.keys)} traces could not be written ({why}); the others are kept, "
-                f"rejects are in {self.rejects.path}; go on with: make craft EXPERIMENT={self.file}"
+                f"rejects are in {self.rejects.path}; go on with: {self.command}"
             )
         return list(self.items.values())
 

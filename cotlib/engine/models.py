@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from cotlib.engine import embedded
-from cotlib.errors import BadInput, suggestion
+from cotlib.errors import BadInput, shown, suggestion
 from cotlib.runs import artifacts, sources
 
 SMOLLM2, TINY, EMBEDDED = embedded.SMOLLM2, embedded.TINY, embedded.EMBEDDED
@@ -32,19 +32,21 @@ def require(model_id):
     """
     if model_id in EMBEDDED:
         return model_id
-    path = Path(model_id)
-    if path.is_dir():
+    path, there = Path(model_id), False
+    with contextlib.suppress(OSError):  # a name that is too long for the file system
+        there = path.is_dir()
+    if there:
         if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
             raise BadInput(
                 f"model {model_id!r}: the folder holds no config.json with *.safetensors; "
                 "give one that save_pretrained made"
             )
         return model_id
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) and not model_id.startswith((".", "/")):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) and not model_id.startswith((".", "/")) and len(model_id) < 200:
         return model_id
     raise BadInput(
-        f"model {model_id!r} is not one of {', '.join(EMBEDDED)}, nor a folder, nor a hub id such as Qwen/Qwen3-0.6B"
-        f"{suggestion(model_id, EMBEDDED)}"
+        f"model {shown(model_id)} is not one of {', '.join(EMBEDDED)}, nor a folder, nor a hub id such as "
+        f"Qwen/Qwen3-0.6B{suggestion(model_id, EMBEDDED)}"
     )
 
 

@@ -32,5 +32,5 @@ def check(experiment):
 
 def probe_items(experiment):
     """The items that the probe learns from. It reads the untrained model, so they may be more than an arm trains on."""
-    items = records.load_items(records.corpus_files(experiment.data)[0])
+    items = records.load_items(records.corpus_files(experiment.data.corpus)[0])
     return records.subset(items, min(experiment.judging.probe_items, len(items)), experiment.data.seed)

@@ -51,14 +51,14 @@ def cleaned(path):
     Raises BadInput if it is missing, or ended in an error.
     """
     if not path.is_file():
-        raise BadInput(f"{relative(path)} is missing; make it first with: make run")
+        raise BadInput(f"{relative(path)} is missing; make it first with: make run EXPERIMENT=FILE")
     notebook = nbformat.read(path, 4)
     notebook.cells = [cell for cell in notebook.cells if INJECTED not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
-            raise BadInput(f"{relative(path)} ended in an error; run it again with: make run")
+            raise BadInput(f"{relative(path)} ended in an error; run it again with: make run EXPERIMENT=FILE")
     notebook.metadata.pop("papermill", None)
     return notebook
 

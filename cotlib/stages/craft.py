@@ -40,7 +40,7 @@ def craft(experiment, paths, report=print):
         artifacts.write_jsonl(paths.items, [item.model_dump() for item in items])
         artifacts.write_jsonl(paths.questions, [question.model_dump() for question in questions])
         counts = collections.Counter(kind for item in items for kind in item.traces)
-        files = records.corpus_files(experiment.data)
+        files = records.corpus_files(experiment.data.corpus, experiment.data.evaluation)
         artifacts.write_manifest(
             folder,
             started=started,
@@ -81,7 +81,7 @@ def selection(experiment):
     """
     items, questions = records.select(experiment)
     arms = [arm for arm in experiment.arms if arm.type]
-    # A model writes free traces: matched ones are written for all types at once, by hand.
+    # A model writes free traces: matched ones are written for all types at once.
     free = [key for key in needed_keys(arms) if key in written_types()]
     kinds = [] if experiment.traces.writer == "bundled" else free
     _check(items, arms, kinds)

@@ -4,6 +4,7 @@ import time
 
 from cotlib import chat, training
 from cotlib.engine import models
+from cotlib.errors import BadInput
 from cotlib.runs import units as runs
 from cotlib.stages import craft
 
@@ -39,10 +40,21 @@ def _tasks(experiment, paths, units):
     for model_id in dict.fromkeys(unit.model for unit in units):
         tokenizer = models.load_tokenizer(model_id)
         for unit in (unit for unit in units if unit.model == model_id):
+            _require_traces(items, unit.arm, paths)
             rows = chat.encode_rows(tokenizer, items, unit.arm, experiment.training.max_tokens)
             key = training.training_key(experiment.training, unit, rows)
             tasks.append(runs.Task(unit, key, training.count_tokens(rows), rows))
     return tasks
+
+
+def _require_traces(items, arm, paths):
+    """Refuse an arm whose traces were not crafted, with the command that crafts them."""
+    lacking = [item.id for item in items if arm.type and arm.trace_key not in item.traces]
+    if lacking:
+        raise BadInput(
+            f"arm {arm}: item {lacking[0]!r} has no trace of type {arm.trace_key!r}; list {str(arm)!r} among "
+            f"the arms of {paths.file}, then: {paths.command('craft')}"
+        )
 
 
 class _Work:

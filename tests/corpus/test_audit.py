@@ -11,7 +11,6 @@ from cotlib.arms import written_types
 from cotlib.corpus import audit, records
 from cotlib.corpus.checks import questions as crossed
 from cotlib.corpus.checks.check import THRESHOLDS
-from cotlib.experiment import Data
 
 
 def test_a_clean_corpus_passes_every_check(tokenizer):
@@ -99,12 +98,12 @@ def test_every_bundled_item_is_labelled_by_its_readers(items):
 
 
 def test_version_1_is_still_read_by_its_name():
-    items, questions = records.load_pair(*records.corpus_files(Data(corpus="bundled-v1")))
+    items, questions = records.load_pair(*records.corpus_files("bundled-v1"))
     assert len(items) == 240 and len(questions) == 300
 
 
 def test_training_items_are_asked_by_no_question_of_version_1_nor_told_by_one(items):
     """So that arms trained on version 2 may be asked version 1's questions."""
-    _, old = records.load_pair(*records.corpus_files(Data(corpus="bundled", evaluation="bundled-v1")))
+    _, old = records.load_pair(*records.corpus_files("bundled", "bundled-v1"))
     texts = [(record.id, record.question) for record in [*items, *old]]
     assert [pair for pair in crossed.near_duplicates(texts) if pair[2] >= crossed.JACCARD] == []

@@ -313,3 +313,22 @@ def test_an_import_of_items_is_refused_a_question_that_is_evaluated(tmp_path):
     with pytest.raises(BadInput, match=r"evaluation.jsonl row 1: question 'May the cat\?' is that of training item"):
         imports.write_corpus([item], [question], tmp_path / "own")
     assert not (tmp_path / "own").exists()
+
+
+FACT = QUESTION | {"suite": "pressure", "framings": {"belief": "I say so.", "plea": "Please say so."}}
+
+
+@pytest.mark.parametrize("framing", [ITEM["question"], FACT["question"], "Please say so"])
+def test_a_framing_that_asks_what_is_asked_elsewhere_is_refused(tmp_path, framing):
+    row = FACT | {"framings": FACT["framings"] | {"belief": framing}}
+    paths = write(tmp_path / "items.jsonl", ITEM), write(tmp_path / "evaluation.jsonl", row)
+    refused(lambda _: records.load_pair(*paths), None, ["evaluation.jsonl line 1: question"])
+
+
+def test_a_trace_of_characters_without_width_is_blank(tmp_path):
+    row = ITEM | {"traces": {"evil": "\u200b\ufeff"}}
+    refused(records.load_items, write(tmp_path / "items.jsonl", row), ["traces.evil", "is blank"])
+
+
+def test_a_corpus_name_that_is_too_long_for_the_file_system_is_refused():
+    refused(records.corpus_files, "a" * 5000, ["data.corpus", "holds no items.jsonl"])

@@ -11,7 +11,7 @@ from rows import ITEM, QUESTION, VOICES, refused, write
 from cotlib.arms import REGISTERS, SUITES, studied_types, trace_key, written_types
 from cotlib.corpus import records
 from cotlib.errors import BadInput
-from cotlib.experiment import Data, Experiment
+from cotlib.experiment import Experiment
 
 
 def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
@@ -21,25 +21,25 @@ def test_one_answer_given_once_per_type_is_that_answer(tmp_path):
     assert item.harmful == "Yes, all night."
 
 
-def files(corpus, evaluation=None):
-    return records.corpus_files(Data(corpus=str(corpus), evaluation=evaluation))
-
-
 def test_a_corpus_is_a_bundled_one_or_a_folder_with_both_files(tmp_path):
     for name, folder in records.BUNDLED.items():
-        assert files(name) == (folder / "items.jsonl", folder / "evaluation.jsonl")
+        assert records.corpus_files(name) == (folder / "items.jsonl", folder / "evaluation.jsonl")
     write(tmp_path / "items.jsonl", ITEM)
     remedy = "write 'bundled', 'bundled-v1', or a folder with items.jsonl and evaluation.jsonl"
-    refused(files, tmp_path, ["data.corpus", "holds no evaluation.jsonl", remedy])
+    refused(records.corpus_files, tmp_path, ["data.corpus", "holds no evaluation.jsonl", remedy])
     write(tmp_path / "evaluation.jsonl", QUESTION)
-    assert files(tmp_path) == (tmp_path / "items.jsonl", tmp_path / "evaluation.jsonl")
+    assert records.corpus_files(str(tmp_path)) == (tmp_path / "items.jsonl", tmp_path / "evaluation.jsonl")
 
 
 def test_questions_may_come_from_another_corpus_than_the_items(tmp_path):
     write(tmp_path / "items.jsonl", ITEM)
     bundled = records.BUNDLED["bundled-v1"] / "evaluation.jsonl"
-    assert files(tmp_path, "bundled-v1") == (tmp_path / "items.jsonl", bundled)
-    refused(lambda _: files(tmp_path, str(tmp_path)), None, ["data.evaluation", "holds no evaluation.jsonl"])
+    assert records.corpus_files(tmp_path, "bundled-v1") == (tmp_path / "items.jsonl", bundled)
+    refused(
+        lambda folder: records.corpus_files("bundled", folder),
+        str(tmp_path / "none"),
+        ["data.evaluation", "holds no evaluation.jsonl"],
+    )
 
 
 def test_an_experiment_can_train_on_some_domains_alone():

@@ -221,7 +221,8 @@ def test_after_all_tries_the_others_are_finished_and_the_rest_is_listed(server, 
     with pytest.raises(
         BadInput,
         match=r"1 of 1 traces could not be written .*rejects\.jsonl; "
-        r"go on with: make craft EXPERIMENT=experiments/little.yml",
+        r"go on with: .*papermill notebooks/1-craft-traces.ipynb out.ipynb "
+        r"-p experiment experiments/little.yml -p results",
     ):
         craft.craft(run, paths, silent)
     assert len(server.asked) == 4

@@ -28,7 +28,14 @@ OPTIONS = {
         ["QA", "evil-QTA", "shuffled-evil-QT", "filler-QT"],
         ["evil-QT", "misleading-T", "submissive-QTA", "neutral-QT"],
     ],
-    "data.questions": [{"in-domain": 2, "transfer": 2, "values": 2}, {"in-domain": 2}, {"transfer": 2}, {"values": 2}],
+    "data.questions": [
+        {"in-domain": 2, "transfer": 2, "values": 2},
+        {"in-domain": 2},
+        {"transfer": 2, "open": 2},
+        {"values": 2},
+        {"pressure": 2, "open": 2},
+    ],
+    "data.domains": [None, ["food"]],
     "evaluation.modes": [["think", "no-think"], ["think"], ["no-think"]],
     "evaluation.responses": [None, 0, 1],
     "evaluation.signatures": [None, 0, 2],
@@ -93,6 +100,14 @@ def experiment(corpus, case, **judging):
     return Experiment.parse(content)
 
 
+def test_open_questions_alone_are_refused_because_nothing_can_be_measured(tmp_path, corpus):
+    case = [0] * len(SIZES)
+    run = experiment(corpus, case)
+    run = run.model_copy(update={"data": run.data.model_copy(update={"questions": {"open": 2}})})
+    with pytest.raises(BadInput, match="data.questions: suite 'open' alone has no reference answers"):
+        check(run, Paths.of(run, tmp_path))
+
+
 def silent(line):
     pass
 
@@ -101,7 +116,7 @@ def test_every_pair_of_settings_stands_in_a_case():
     covered = set().union(*map(pairs_of, CASES))
     for (one, first), (other, second) in itertools.combinations(enumerate(SIZES), 2):
         assert all(((one, a), (other, b)) in covered for a in range(first) for b in range(second))
-    assert len(CASES) <= 20, "a case takes seconds"
+    assert len(CASES) <= 24, "a case takes seconds"
 
 
 @pytest.mark.slow
@@ -125,7 +140,7 @@ def test_a_run_goes_through_all_stages_and_onto_the_pages(tmp_path, corpus, case
 
 def pages_of_evaluation(run, measures, responses):
     assert set(measures.arm) == set(map(str, run.all_arms)) and set(measures["mode"]) == set(run.evaluation.modes)
-    assert set(measures.suite) == set(run.data.questions) and measures.value.notna().all()
+    assert set(measures.suite) == set(run.data.questions) - {"open"} and measures.value.notna().all()
     answered = {None: 2, 0: 0, 1: 1}[run.evaluation.responses] * len(run.data.questions)
     each = answered * run.evaluation.samples * len(run.evaluation.modes)
     assert len(responses) == each * len(run.all_arms) * len(run.seeds)

@@ -77,8 +77,9 @@ def folder_of(results, content, arm, model="tiny-random-llama"):
             {},
             [
                 "has no trace of type 'shuffled-evil'",
-                "list 'shuffled-evil-T' among the experiment file's arms",
-                "make craft",
+                "list 'shuffled-evil-T' among the arms of",
+                "1-craft-traces.ipynb",
+                "-p results",
             ],
         ),
     ],

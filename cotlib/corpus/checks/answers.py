@@ -78,7 +78,7 @@ def answer_forms(items, questions):
         right = forms.answer_choices(learned, asked) if asked is None or asked else np.array([])
         unit = "accuracy (chance 0.5)"
         if len(right):
-            low, high = _interval(int(right.sum()), len(right))
+            low, high = _interval(round(right.sum()), len(right))
             unit = f"accuracy (chance 0.5; 95 % interval {low:.2f} to {high:.2f})"
         where = "of an item" if asked is None else f"of a question in {name}, by what marks those of items"
         question = f"Can the harmful answer {where} be told by form alone?"
