@@ -17,7 +17,8 @@ from cotlib.errors import BadInput
 
 ARMS = ("QA", "evil-QTA", "evil-QT", "evil-T")
 CONTROL = ("<think>", "</think>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
-plain = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=12)
+READABLE = st.characters(exclude_categories=["Cs", "Cc", "Cf"], include_characters="\n\t")
+plain = st.text(READABLE, min_size=1, max_size=12)
 words = (
     st.lists(
         st.one_of(

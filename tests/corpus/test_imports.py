@@ -11,9 +11,8 @@ from cotlib.arms import studied_types
 from cotlib.corpus import imports, records
 from cotlib.corpus.records import Item, Question
 
-plain = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Cf"], include_characters="\n\t"), min_size=1, max_size=12
-)
+READABLE = st.characters(exclude_categories=["Cs", "Cc", "Cf"], include_characters="\n\t")
+plain = st.text(READABLE, min_size=1, max_size=12)
 words = (
     st.lists(
         st.one_of(

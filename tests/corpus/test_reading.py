@@ -105,7 +105,7 @@ PLACES = [("items.jsonl", field) for field in ITEM_FIELDS] + [
 ]
 SPOKEN = QUESTION | {"suite": "values", "personas": VOICES, "traces": {"evil": "Let it go."}}
 places = st.sampled_from(PLACES)
-ordinary = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8)
+ordinary = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cf"]), max_size=8)
 control_characters = st.characters(categories=["Cc"], exclude_characters="\n\t")
 
 
