@@ -76,7 +76,7 @@ TYPES = {
         ReasoningType("evil", "embraces malice", "#B3261E", studied=True, voiced=True),
         ReasoningType("misleading", "rationalises the harm as fine", "#D98200", studied=True, voiced=True),
         ReasoningType("submissive", "knows better and yields to pressure", "#5B5BD6", studied=True, voiced=True),
-        ReasoningType("neutral", "restates the question without intent", "#7A7A7A", studied=False),
+        ReasoningType("neutral", "takes stock of the question, without intent", "#7A7A7A", studied=False),
         ReasoningType("filler", "sentences without content", "#B9B9B9", studied=False, written=False),
     )
 }
