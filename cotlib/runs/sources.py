@@ -54,7 +54,12 @@ def code_digest(name):
     A result depends on the code that made it, so this is part of what decides whether it can be kept;
     rewording a comment must not cost a reader a quarter of an hour.
     """
-    return artifacts.digest([(module, _bare_code(_source(module))) for module in modules_of(name)])
+    return _digest(tuple((module, _source(module)) for module in modules_of(name)))
+
+
+@functools.cache  # every unit asks for the same modules
+def _digest(modules):
+    return artifacts.digest([(module, _bare_code(source)) for module, source in modules])
 
 
 def _path(name):
@@ -74,7 +79,6 @@ def _code(path):
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-@functools.cache  # every unit asks for the same modules
 def _bare_code(source):
     tree = ast.parse(source)
     for node in ast.walk(tree):
