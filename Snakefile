@@ -13,7 +13,8 @@ from cotlib.runs.paths import NOTEBOOKS, Paths
 FILE = config.get("experiment", "experiments/demo.yml")
 try:
     EXPERIMENT = Experiment.load(FILE)
-    CORPUS = [str(file) for file in corpus_files(EXPERIMENT.data.corpus, EXPERIMENT.data.evaluation)]
+    DATA = EXPERIMENT.data
+    CORPUS = sorted({str(file) for other in (None, DATA.evaluation) for file in corpus_files(DATA.corpus, other)})
 except BadInput as error:
     raise WorkflowError(str(error)) from None
 

@@ -79,6 +79,7 @@ def selection(experiment):
     Raises BadInput for a corpus that cannot be used, if an arm needs a trace that nobody would write, and if the
     writer's settings are incomplete.
     """
+    records.corpus_files(experiment.data.corpus)  # whole, whichever questions are asked: chapter 1 audits it
     items, questions = records.select(experiment)
     arms = [arm for arm in experiment.arms if arm.type]
     # A model writes free traces: matched ones are written for all types at once.

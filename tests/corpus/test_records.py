@@ -33,6 +33,7 @@ def test_a_corpus_is_a_bundled_one_or_a_folder_with_both_files(tmp_path):
 
 def test_questions_may_come_from_another_corpus_than_the_items(tmp_path):
     write(tmp_path / "items.jsonl", ITEM)
+    write(tmp_path / "evaluation.jsonl", QUESTION)
     bundled = records.BUNDLED["bundled-v1"] / "evaluation.jsonl"
     assert records.corpus_files(tmp_path, "bundled-v1") == (tmp_path / "items.jsonl", bundled)
     refused(

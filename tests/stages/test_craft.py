@@ -1,12 +1,16 @@
 """The craft stage: every arm gets its traces, or is told before any work what it lacks."""
 
+import shutil
+
 import pytest
 from corpora import HARMFUL, corpus_of, experiment, item, silent
 
 from cotlib import chat
 from cotlib.arms import Arm
+from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.errors import BadInput
+from cotlib.experiment import Experiment
 from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths
 from cotlib.stages import craft
@@ -63,3 +67,14 @@ def test_a_crafted_item_can_be_encoded_for_every_arm(tmp_path):
     items, _ = craft.craft(run, Paths.of(run, tmp_path / "results"), silent)
     tokenizer = models.load_tokenizer("tiny-random-llama")
     assert all(chat.encode(tokenizer, one, arm).supervised for one in items for arm in ARMS)
+
+
+def test_a_corpus_of_items_alone_is_refused_though_its_questions_come_from_elsewhere(tmp_path):
+    """Chapter 1 audits a corpus as a whole."""
+    folder = tmp_path / "items-only"
+    folder.mkdir()
+    shutil.copy(records.BUNDLED["bundled"] / records.ITEMS, folder)
+    run = Experiment.load("experiments/smoke.yml")
+    data = run.data.model_copy(update={"corpus": str(folder), "evaluation": "bundled-v1"})
+    with pytest.raises(BadInput, match=r"data\.corpus: .* holds no evaluation\.jsonl"):
+        craft.selection(run.model_copy(update={"data": data}))
