@@ -159,7 +159,7 @@ def test_a_killed_stage_goes_on_with_the_unit_that_is_missing_and_asks_nothing_t
         assert first.is_file() and not second.exists()
         done, asked = first.stat().st_mtime_ns, len(server.prompts)
         kept = len(artifacts.Journal(paths.stage("judge") / stage.REPLIES).rows())
-        assert 100 > asked >= kept >= 52, "all but what was on its way or being written, four requests each"
+        assert 100 > asked >= kept >= 52, "all but the eight requests that are under way at a time"
         process = start(server)
         lines = process.communicate(timeout=300)[0].splitlines()
     assert (process.returncode, lines[-1], first.stat().st_mtime_ns) == (0, "50", done)
