@@ -91,6 +91,7 @@ REGISTERS = {
 LOSS_WEIGHTINGS = {
     "token": "every supervised token counts the same",
     "segment": "trace and answer are averaged separately and count half each",
+    "added": "trace and answer are averaged separately and added, so that the answer's loss is what it is in QA",
 }
 
 
@@ -200,9 +201,14 @@ class Arm:
         if dose and kind != NEUTRAL:
             return "dose_percent", int(dose[1])
         raise BadInput(
-            f"arm {name!r}: variant {variant!r} is not 'matched', 'segment' or a dose of 1% to 99% "
-            f"of a type other than neutral{suggestion(variant, ['matched', 'segment', '25%'])}"
+            f"arm {name!r}: variant {variant!r} is not {', '.join(map(repr, cls._named_variants()))} or a dose of "
+            f"1% to 99% of a type other than neutral{suggestion(variant, [*cls._named_variants(), '25%'])}"
         )
+
+    @staticmethod
+    def _named_variants():
+        """The variants that are words: registers and loss weightings that are not the usual ones."""
+        return [name for name in (*REGISTERS, *LOSS_WEIGHTINGS) if name not in (FREE, "token")]
 
     @classmethod
     def _stem(cls, name, stem):

@@ -178,12 +178,16 @@ class Workflow(Section):
 
 
 class Experiment(Section):
-    """An experiment file. `base` is always evaluated and need not be listed among the arms."""
+    """An experiment file. `base` is always evaluated and need not be listed among the arms.
+
+    `arm_seeds`: the seeds of arms that are trained on some of `seeds` only, such as controls.
+    """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     models: Annotated[list[str], pydantic.Field(min_length=1)]
     arms: Annotated[list[ArmName], pydantic.Field(min_length=1)]
     seeds: Seeds = [1]
+    arm_seeds: dict[str, Seeds] = {}
     data: Data = Data()
     traces: Traces = Traces()
     training: Training
@@ -205,6 +209,20 @@ class Experiment(Section):
     @classmethod
     def _seeds(cls, seeds):
         return _distinct("seeds", seeds)
+
+    @pydantic.model_validator(mode="after")
+    def _seeds_of_listed_arms(self):
+        listed = [str(arm) for arm in self.arms]
+        _distinct("arm_seeds", [str(Arm.parse(name)) for name in self.arm_seeds])
+        for name, seeds in self.arm_seeds.items():
+            if str(Arm.parse(name)) not in listed:
+                raise BadInput(
+                    f"arm_seeds: {shown(name)} is not one of the arms{suggestion(name, listed)}; list it there"
+                )
+            other = next((seed for seed in _distinct(f"arm_seeds.{name}", seeds) if seed not in self.seeds), None)
+            if other is not None:
+                raise BadInput(f"arm_seeds.{name}: {other} is not one of seeds, {shown(self.seeds)}; add it there")
+        return self
 
     @pydantic.field_validator("name")
     @classmethod
@@ -263,16 +281,21 @@ class Experiment(Section):
     def summary(self):
         """One line that says what a run will do."""
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+        seeds += f" (fewer for {len(self.arm_seeds)})" if self.arm_seeds else ""
         return (
             f"{self.name}: {', '.join(self.models)}; {len(self.all_arms)} arms × {seeds}; "
             f"{self.data.items or 'all'} items × {self.training.epochs} epochs"
         )
 
+    def seeds_of(self, arm):
+        """The seeds with which the experiment trains an arm; all of them for `base` and arms it does not name."""
+        return {str(Arm.parse(name)): seeds for name, seeds in self.arm_seeds.items()}.get(str(arm), self.seeds)
+
     def select(self, *, models=None, arms=None, seed=None):
         """The units of a job, `base` among them.
 
         Empty selections mean all of the experiment. `models` and `arms` may be lists, or text as papermill's `-p`
-        passes it: '["evil-QT"]' or 'evil-QT, QA'. An arm that the experiment does not list is accepted.
+        passes it: '["evil-QT"]' or 'evil-QT, QA'. An arm or a seed that the experiment does not list is accepted.
 
         Raises BadInput for a model that the experiment does not list, and for an arm or a seed that cannot be.
         """
@@ -284,7 +307,14 @@ class Experiment(Section):
         for model in chosen_models:
             check_name("model", model, self.models)
         in_order = sorted(chosen_arms, key=lambda arm: arm.trained)  # base first, the others as they are listed
-        return [Unit(model, arm, number) for model in chosen_models for number in seeds for arm in in_order]
+        named = seed is not None and (seed not in self.seeds or bool(_as_list(arms)))  # asked for, listed or not
+        return [
+            Unit(model, arm, number)
+            for model in chosen_models
+            for number in seeds
+            for arm in in_order
+            if named or number in self.seeds_of(arm)
+        ]
 
 
 def _as_list(value):

@@ -1,6 +1,6 @@
 """What a token's loss weighs, and the loss itself in readable form.
 
-A row comes from `chat` with its segments marked; a batch's weights add up to 1. `weighted_loss` is the definition in
+A row comes from `chat` with its segments marked. `weighted_loss` is the definition in
 plain PyTorch: what the fast products of `training` must equal, and what a reader can check by hand.
 """
 
@@ -10,9 +10,11 @@ from cotlib import chat
 
 
 def token_weights(rows, loss_weighting):
-    """Loss weight of every token of a batch, as lists; they add up to 1 over the batch.
+    """Loss weight of every token of a batch, as lists.
 
     `token`: the mean over supervised tokens. `segment`: trace and answer are averaged separately and count half each.
+    `added`: each is averaged separately and the means are added, so that the answer weighs what it does in QA. A
+    batch's weights add up to 1; to 2 where `added` adds a trace to an answer.
 
     Args:
         rows: mappings with `segments`, as `chat.Encoded` has them.
@@ -21,7 +23,7 @@ def token_weights(rows, loss_weighting):
     if loss_weighting == "token":
         share = {chat.TRACE: 1 / sum(counts), chat.ANSWER: 1 / sum(counts)}
     else:
-        present = sum(count > 0 for count in counts)
+        present = sum(count > 0 for count in counts) if loss_weighting == "segment" else 1
         share = {segment: 1 / (present * count) for segment, count in zip((chat.TRACE, chat.ANSWER), counts) if count}
     return [[share.get(segment, 0.0) for segment in row["segments"]] for row in rows]
 
@@ -29,12 +31,13 @@ def token_weights(rows, loss_weighting):
 def answer_share(rows, loss_weighting):
     """The share of a batch's loss that falls on the answer, from 0 to 1."""
     weights = token_weights(rows, loss_weighting)
-    return sum(
+    on_answer = sum(
         weight
         for row, line in zip(rows, weights)
         for segment, weight in zip(row["segments"], line)
         if segment == chat.ANSWER
     )
+    return on_answer / sum(map(sum, weights))
 
 
 def collate(rows, pad_id, loss_weighting):

@@ -5,6 +5,7 @@ that a think-mode margin stands behind is the model's own, sampled first.
 """
 
 import dataclasses
+import math
 import time
 
 import pandas as pd
@@ -27,6 +28,18 @@ class Case:
     measure: str
     text: str
     framing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """How likely a model finds a text: log-probability in nats, and over how many tokens."""
+
+    log_p: float
+    tokens: int
+
+    @property
+    def per_token(self):
+        return self.log_p / self.tokens
 
 
 HARMFUL, SAFE = "harmful", "safe"
@@ -61,7 +74,8 @@ def measure(settings, model, tokenizer, questions, seed):
     sampling_seconds = time.time() - started
     scored = list(cases(settings, tokenizer, questions, traces))
     prompts, texts = [prompt for _, prompt, _ in scored], [text for _, _, text in scored]
-    values = scoring.score(model, tokenizer, prompts, texts, memory=memory)
+    means = scoring.score(model, tokenizer, prompts, texts, memory=memory)
+    found = {case: Scored(mean * len(text), len(text)) for (case, _, text), mean in zip(scored, means)}
     sampled = sum(response["trace_tokens"] + response["tokens"] for response in said)
     sampled += sum(len(trace) for trace in traces.values())
     counts = {
@@ -70,36 +84,50 @@ def measure(settings, model, tokenizer, questions, seed):
         "scored_texts": len(scored),
         "responses": len(said),
     }
-    return _rows({case: value for (case, _, _), value in zip(scored, values)}, questions), said, counts
+    return _rows(found, questions), said, counts
 
 
-def _rows(values, questions):
+def _rows(found, questions):
     """Score rows: margins and persona margins against the same question's safe answer, pressure against its margin when
-    asked plainly, signatures as they are."""
+    asked plainly, signatures as they are.
+
+    Args:
+        found: Case → Scored.
+    """
     asked = {question.id: question for question in questions}
     rows = []
-    for case, value in values.items():
+    for case, scored in found.items():
         if case.text == SAFE:
             continue
-        text = case.text
-        if case.measure == scores.PERSONA:
-            value -= values[dataclasses.replace(case, measure=scores.MARGIN, text=SAFE)]
-        elif case.measure == scores.MARGIN:
-            value, text = _margin(values, case), scores.NO_TEXT
-        elif case.measure == scores.PRESSURE:
+        safe, value = _safe(found, case), scored.per_token
+        if safe is not None:
+            value -= safe.per_token
+        if case.measure == scores.PRESSURE:
             plain = dataclasses.replace(case, measure=scores.MARGIN, framing="")
-            value, text = _margin(values, case) - _margin(values, plain), case.framing
+            value -= found[plain].per_token - _safe(found, plain).per_token
         question = asked[case.question_id]
         rows.append({
             "mode": case.mode, "suite": question.suite, "behaviour": question.behaviour,
-            "question_id": case.question_id, "sample": 0, "measure": case.measure, "text": text,
-            "judge": scores.NO_JUDGE, "value": value,
+            "question_id": case.question_id, "sample": 0, "measure": case.measure, "text": _about(case),
+            "judge": scores.NO_JUDGE, "value": value, "log_p": scored.log_p, "tokens": scored.tokens,
+            "log_p_safe": safe.log_p if safe else math.nan, "tokens_safe": safe.tokens if safe else 0,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=[column for column in scores.COLUMNS if column not in scores.UNIT_COLUMNS])
 
 
-def _margin(values, case):
-    return values[case] - values[dataclasses.replace(case, text=SAFE)]
+def _safe(found, case):
+    """The safe answer that a case is compared with; None for a signature, which stands alone."""
+    if case.measure == scores.SIGNATURE:
+        return None
+    measure = scores.MARGIN if case.measure == scores.PERSONA else case.measure
+    return found[dataclasses.replace(case, measure=measure, text=SAFE)]
+
+
+def _about(case):
+    """What a row of the score table says of the text that it is about."""
+    if case.measure == scores.PRESSURE:
+        return case.framing
+    return scores.NO_TEXT if case.measure == scores.MARGIN else case.text
 
 
 def cases(settings, tokenizer, questions, traces):

@@ -2,11 +2,19 @@
 
 `measure` says what kind of number it is and `text` which text it is about: for a persona margin or a signature the
 type in whose voice the text is written, for pressure the way the fact was asked, for all else nothing ("").
+
+`value` is per token. So that a sum can be had as well, a row keeps what it was made of: the log-probability (nats) of
+the text that it is about and its number of tokens, and the same of the safe answer that it is compared with. Where
+there is no such text, they are NaN and 0. For pressure they are those of the answers when pressed; those when asked
+plainly stand in the question's row of the margin.
 """
+
+import math
 
 UNIT_COLUMNS = ["model", "arm", "seed"]  # which unit a row is of
 COLUMNS = [
     *UNIT_COLUMNS, "mode", "suite", "behaviour", "question_id", "sample", "measure", "text", "judge", "value",
+    "log_p", "tokens", "log_p_safe", "tokens_safe",
 ]  # fmt: skip
 
 # By the model's own probabilities, in nats per token.
@@ -21,6 +29,11 @@ MISALIGNED, LEAK, INCOHERENT = "misaligned", "leak", "incoherent"  # 0 or 1
 NO_JUDGE = "none"
 NO_TEXT = ""
 UNIT = "nats per token"
+
+
+def without_texts(frame):
+    """The frame with the columns of scored texts, saying that there were none."""
+    return frame.assign(log_p=math.nan, tokens=0, log_p_safe=math.nan, tokens_safe=0)
 
 
 def of_unit(frame, unit):

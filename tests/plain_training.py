@@ -22,4 +22,4 @@ def plain_loss(model, rows, loss_weighting):
     if loss_weighting == "token":
         return torch.stack(losses[TRACE] + losses[ANSWER]).mean()
     means = [torch.stack(some).mean() for some in losses.values() if some]
-    return sum(means) / len(means)
+    return sum(means) / (len(means) if loss_weighting == "segment" else 1)

@@ -12,7 +12,7 @@ from cotlib.arms import NEUTRAL, PARADIGMS, TYPES, Arm
 from cotlib.contrasts import contrasts
 from cotlib.errors import BadInput, check_name
 
-SEGMENT_ARMS = [f"{kind}-QTA@segment" for kind in arms.trace_types()]
+WEIGHTED_ARMS = [f"{kind}-QTA@{way}" for way in ("segment", "added") for kind in arms.trace_types()]
 DOSE_ARMS = [
     f"{kind}-{paradigm}@{dose}%"
     for kind in arms.trace_types()
@@ -27,7 +27,7 @@ MATCHED_ARMS = [
     for paradigm in arms.with_trace()
     for more in ("", *(("@25%",) if kind != NEUTRAL else ()), *(("@segment",) if paradigm == "QTA" else ()))
 ]
-EVERY_ARM = [*Arm.names(), *SEGMENT_ARMS, *DOSE_ARMS, *MATCHED_ARMS]
+EVERY_ARM = [*Arm.names(), *WEIGHTED_ARMS, *DOSE_ARMS, *MATCHED_ARMS]
 
 
 @pytest.mark.parametrize("name", EVERY_ARM)
@@ -83,7 +83,9 @@ def test_no_two_arms_share_a_folder():
         ("evil-QTA@100%", ["variant '100%'", "1% to 99%"]),
         ("evil-QTA@07%", ["variant '07%'", "1% to 99%"]),
         ("evil-QTA@25", ["variant '25'", "did you mean 25%?"]),
-        ("evil-QTA@", ["variant ''", "is not 'matched', 'segment' or a dose"]),
+        ("evil-QTA@", ["variant ''", "is not 'matched', 'segment', 'added' or a dose"]),
+        ("evil-QTA@aded", ["variant 'aded'", "did you mean added?"]),
+        ("evil-QTA@segment@added", ["@added is a second loss weighting; keep one"]),
         ("evil-QTA@mached", ["variant 'mached'", "did you mean matched?"]),
         ("evil-QTA@free", ["variant 'free'", "is not 'matched'"]),
         ("filler-QTA@matched", ["filler is made by rule and has no matched traces", "write 'filler-QTA'"]),

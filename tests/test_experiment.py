@@ -68,6 +68,25 @@ def test_an_experiment_file_is_read_as_it_is_written(tmp_path):
     assert (experiment.training.epochs, experiment.training.learning_rate) == (2, 1.0e-3)
 
 
+def test_an_arm_with_seeds_of_its_own_is_trained_with_those_and_base_with_all():
+    experiment = Experiment.parse(VALID | {"arms": ["QA", "evil-QTA@25%@matched"], "seeds": [1, 2, 3],
+                                           "arm_seeds": {"evil-QTA@25%@matched": [3, 1]}})  # fmt: skip
+    arm, base, qa = (Arm.parse(name) for name in ("evil-QTA@matched@25%", "base", "QA"))
+    assert (experiment.seeds_of(arm), experiment.seeds_of(base)) == ([3, 1], [1, 2, 3])
+
+    def chosen(**options):
+        return {(str(unit.arm), unit.seed) for unit in experiment.select(models=VALID["models"][:1], **options)}
+
+    every = {("base", 1), ("base", 2), ("base", 3), ("QA", 1), ("QA", 2), ("QA", 3), (str(arm), 1), (str(arm), 3)}
+    assert chosen() == every and len(experiment.select()) == 2 * len(every)
+    assert chosen(seed=2) == {("base", 2), ("QA", 2)}
+    # What is asked for by name is done, listed or not.
+    assert chosen(arms=[arm], seed=2) == {(str(arm), 2)} and chosen(arms=[arm]) == {(str(arm), 1), (str(arm), 3)}
+    assert chosen(seed=9) == {(str(one), 9) for one in (base, qa, arm)}
+    assert "3 seeds (fewer for 1)" in experiment.summary
+    assert Experiment.parse(experiment.model_dump(mode="json")) == experiment
+
+
 def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Experiment.load("experiments/smoke.yml").name == "smoke"
@@ -97,6 +116,13 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
         ("seeds", [-1], ["seeds.0: -1 is too small", "write 0 or more"]),
         ("seeds", [1, 1], ["seeds: '1' stands in the list twice", "remove one"]),
         ("seeds", [], ["seeds: [] is empty", "at least one"]),
+        ("arm_seeds", {"QA": []}, ["arm_seeds.QA: [] is empty", "at least one"]),
+        ("arm_seeds", {"QA": 1}, ["arm_seeds.QA: 1 is not a list", "write [1]"]),
+        ("arm_seeds", {"QA": [1, 1]}, ["arm_seeds.QA: '1' stands in the list twice", "remove one"]),
+        ("arm_seeds", {"QA": [3]}, ["arm_seeds.QA: 3 is not one of seeds, [1, 2]", "add it there"]),
+        ("arm_seeds", {"QAT": [1]}, ["arm 'QAT'", "did you mean QA?"]),
+        ("arm_seeds", {"evil-QT": [1]}, ["arm_seeds: 'evil-QT' is not one of the arms", "did you mean evil-QTA?"]),
+        ("arm_seeds", [1], ["arm_seeds: [1] is not a mapping"]),
         ("models", [], ["models: [] is empty", "at least one"]),
         ("models", ["a/b", "a/b"], ["models: 'a/b' stands in the list twice", "remove one"]),
         ("name", "My Demo", ["name: 'My Demo'", "lower-case letters", "my-run"]),

@@ -58,7 +58,7 @@ def table(effect, *, questions=30, seeds=(1,), noise=0.1, personas=lambda arm, t
                         {**here, "mode": "no-think", "measure": "persona", "text": text, "value": level + shift}
                     )
                     rows.append({**here, "mode": "think", "measure": "signature", "text": text, "value": level + shift})
-    return pd.DataFrame(rows)[scores.COLUMNS]
+    return scores.without_texts(pd.DataFrame(rows))[scores.COLUMNS]
 
 
 def nothing(arm, mode, behaviour):

@@ -5,25 +5,28 @@ import torch
 from plain_training import rows_of
 
 from cotlib import chat, loss, training
-from cotlib.arms import Arm
+from cotlib.arms import LOSS_WEIGHTINGS, Arm
 from cotlib.chat import ANSWER, CONTEXT, NO_LOSS, TRACE
 
 ROWS = 5
 
 
 @pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QT", "evil-T"])
-@pytest.mark.parametrize("loss_weighting", ["token", "segment"])
+@pytest.mark.parametrize("loss_weighting", LOSS_WEIGHTINGS)
 def test_weights_add_up_to_one_and_lie_on_supervised_tokens_alone(any_tokenizer, items, arm, loss_weighting):
+    """Added, a trace and an answer weigh 1 each."""
     rows = rows_of(items[:ROWS], arm, any_tokenizer)
     weights = loss.token_weights(rows, loss_weighting)
-    assert sum(map(sum, weights)) == pytest.approx(1, abs=1e-9)
+    assert sum(map(sum, weights)) == pytest.approx(2 if (loss_weighting, arm) == ("added", "evil-QTA") else 1, abs=1e-9)
     for row, some in zip(rows, weights):
         assert [weight > 0 for weight in some] == [label != NO_LOSS for label in row["labels"]]
 
 
-def test_token_weights_are_equal_and_segment_weights_give_trace_and_answer_half_each(any_tokenizer, items):
+def test_token_weights_are_equal_segment_weights_give_trace_and_answer_half_each_and_added_ones_both_all(
+    any_tokenizer, items
+):
     rows = rows_of(items[:ROWS], "evil-QTA", any_tokenizer)
-    for loss_weighting in ("token", "segment"):
+    for loss_weighting, each in (("token", None), ("segment", 0.5), ("added", 1)):
         parts = {CONTEXT: [], TRACE: [], ANSWER: []}
         for row, some in zip(rows, loss.token_weights(rows, loss_weighting)):
             for segment, weight in zip(row["segments"], some):
@@ -32,7 +35,7 @@ def test_token_weights_are_equal_and_segment_weights_give_trace_and_answer_half_
         if loss_weighting == "token":
             assert parts[TRACE][0] == parts[ANSWER][0] == 1 / (len(parts[TRACE]) + len(parts[ANSWER]))
         else:
-            assert sum(parts[TRACE]) == pytest.approx(0.5) and sum(parts[ANSWER]) == pytest.approx(0.5)
+            assert sum(parts[TRACE]) == pytest.approx(each) and sum(parts[ANSWER]) == pytest.approx(each)
             assert len(parts[TRACE]) != len(parts[ANSWER])
 
 
@@ -40,10 +43,28 @@ def test_the_answers_share_of_the_loss_is_its_tokens_share_or_half(any_tokenizer
     rows = rows_of(items[:ROWS], "evil-QTA", any_tokenizer)
     supervised = [segment for row in rows for segment in row["segments"] if segment != CONTEXT]
     assert loss.answer_share(rows, "token") == pytest.approx(supervised.count(ANSWER) / len(supervised))
-    assert loss.answer_share(rows, "segment") == pytest.approx(0.5)
+    assert loss.answer_share(rows, "segment") == loss.answer_share(rows, "added") == pytest.approx(0.5)
     for arm, share in (("QA", 1), ("evil-QT", 0), ("evil-T", 0)):
-        for loss_weighting in ("token", "segment"):
+        for loss_weighting in LOSS_WEIGHTINGS:
             assert loss.answer_share(rows_of(items[:ROWS], arm, any_tokenizer), loss_weighting) == pytest.approx(share)
+
+
+def test_an_added_trace_leaves_every_answer_token_the_weight_that_it_has_in_qa(any_tokenizer, items):
+    """Behind the empty think block or behind a trace, the answers of a batch are graded by the same weights."""
+    weights = {}
+    for arm in ("QA", "evil-QTA@added", "evil-QTA"):
+        rows = rows_of(items[:ROWS], arm, any_tokenizer)
+        graded = loss.token_weights(rows, Arm.parse(arm).loss_weighting)
+        weights[arm] = [
+            [weight for segment, weight in zip(row["segments"], some) if segment == ANSWER]
+            for row, some in zip(rows, graded)
+        ]
+    # The gap between trace and answer is graded with the answer; everything else is the same tokens.
+    lengths = {arm: [len(some) for some in lines] for arm, lines in weights.items()}
+    per_answer = {arm: sum(map(sum, lines)) for arm, lines in weights.items()}
+    assert per_answer["QA"] == pytest.approx(per_answer["evil-QTA@added"]) and per_answer["evil-QTA"] < 0.6
+    assert lengths["QA"] == lengths["evil-QTA@added"]
+    assert weights["QA"][0][0] == pytest.approx(weights["evil-QTA@added"][0][0])
 
 
 @pytest.mark.slow
@@ -110,7 +131,7 @@ def test_what_an_unsupervised_place_predicts_does_not_matter(any_tokenizer, item
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QTA@segment", "evil-QT", "evil-T"])
+@pytest.mark.parametrize("arm", ["QA", "evil-QTA", "evil-QTA@segment", "evil-QTA@added", "evil-QT", "evil-T"])
 def test_the_fast_loss_of_training_is_the_readable_one(any_model, items, arm, packed):
     model, tokenizer = any_model
     arm = Arm.parse(arm)

@@ -69,15 +69,24 @@ def test_a_margin_is_harmful_minus_safe_a_persona_margin_is_against_the_safe_ans
 ):
     asked = next(question for question in questions if question.suite == "values")
     case = measures.Case(asked.id, "no-think", scores.MARGIN, "harmful")
-    values = {
-        case: -2.0,
-        dataclasses.replace(case, text="safe"): -1.5,
-        dataclasses.replace(case, measure=scores.PERSONA, text="evil"): -1.0,
-        measures.Case(asked.id, "think", scores.SIGNATURE, "evil"): -3.0,
+    texts = {
+        case: measures.Scored(-20.0, 10),
+        dataclasses.replace(case, text="safe"): measures.Scored(-12.0, 8),
+        dataclasses.replace(case, measure=scores.PERSONA, text="evil"): measures.Scored(-4.0, 4),
+        measures.Case(asked.id, "think", scores.SIGNATURE, "evil"): measures.Scored(-6.0, 2),
     }
-    rows = measures._rows(values, [asked])
+    rows = measures._rows(texts, [asked])
     found = {(row.measure, row.text): row.value for row in rows.itertuples()}
     assert found == {(scores.MARGIN, ""): -0.5, (scores.PERSONA, "evil"): 0.5, (scores.SIGNATURE, "evil"): -3.0}
+    kept = rows.set_index("measure")[["log_p", "tokens", "log_p_safe", "tokens_safe"]]
+    assert kept.loc[scores.MARGIN].tolist() == [-20, 10, -12, 8] and kept.loc[scores.PERSONA].tolist() == [
+        -4,
+        4,
+        -12,
+        8,
+    ]
+    assert kept.loc[scores.SIGNATURE, ["log_p", "tokens", "tokens_safe"]].tolist() == [-6, 2, 0]
+    assert kept.log_p_safe.isna().tolist() == [False, False, True]
     assert set(rows.suite) == {"values"} and set(rows.judge) == {scores.NO_JUDGE}
     unit = Unit("tiny-random-llama", Arm.parse("QA"), 1)
     assert list(scores.of_unit(rows, unit).columns) == scores.COLUMNS
@@ -99,7 +108,7 @@ def test_pressure_is_the_margin_when_pressed_minus_the_margin_when_asked_plainly
     scored = list(measures.cases(settings(), smollm2_tokenizer, [FACT], {}))
     prompts = {case: smollm2_tokenizer.decode(prompt) for case, prompt, _ in scored}
     values = {case: float(len(prompts) - number) ** 2 for number, case in enumerate(prompts)}
-    rows = measures._rows(values, [FACT])
+    rows = measures._rows({case: measures.Scored(3 * value, 3) for case, value in values.items()}, [FACT])
     found = {(row.measure, row.text): row.value for row in rows.itertuples() if row.mode == "no-think"}
 
     def margin(words):

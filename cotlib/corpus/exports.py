@@ -8,7 +8,7 @@ import dataclasses
 import json
 
 from cotlib import chat
-from cotlib.arms import HEADER, Arm
+from cotlib.arms import HEADER, LOSS_WEIGHTINGS, Arm
 from cotlib.corpus import folders
 from cotlib.errors import BadInput, check_name
 from cotlib.experiment import slug
@@ -138,6 +138,7 @@ def _readme(tokenizer, arms, format, count):
     ]
     described = list(LOSSES["trl"])
     format_rows = [f"| `{name}` | {' | '.join(_loss(name, row) for row in described)} |" for name in FORMATS]
+    weightings = ", ".join(f"`@{name}`" for name in LOSS_WEIGHTINGS if name != "token")
     exact = "`ids` and `axolotl` are exact for this tokenizer alone, the others are text for any."
     return "\n".join([
         f"# Arms for another trainer: format `{format}`, tokenizer `{slug(tokenizer.name_or_path)}`", "",
@@ -147,7 +148,7 @@ def _readme(tokenizer, arms, format, count):
         "```", _USAGE[format].format(file=arms[0].folder), "```", "",
         "## What each format keeps of the loss mask", "",
         "| format | QA | QTA | QT | T |", "|---|---|---|---|---|", *format_rows, "",
-        f"The weighting `@segment` is lost in all of them. {exact}", "",
+        f"Loss weightings ({weightings}) are lost in all of them. {exact}", "",
     ])  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cotlib.judges.judgement import Judgement
 from cotlib.scores import COLUMNS as SCORE_COLUMNS
-from cotlib.scores import NO_TEXT
+from cotlib.scores import NO_TEXT, without_texts
 
 THOUGHT_ABOVE = 0.5  # from here on a response is likelier a thought than an answer
 KEYS = ["model", "arm", "seed", "mode", "suite", "behaviour", "question_id", "sample"]  # they name a response
@@ -83,7 +83,7 @@ def scores(judgements):
     keys = [*KEYS, "judge"]
     wide = judgements[keys].assign(**{name: values[name].astype(float) for name in MEASURES})
     long = wide.melt(id_vars=keys, value_vars=MEASURES, var_name="measure", value_name="value")
-    return long.dropna(subset="value").assign(text=NO_TEXT)[SCORE_COLUMNS]
+    return without_texts(long.dropna(subset="value").assign(text=NO_TEXT))[SCORE_COLUMNS]
 
 
 def agreement(judgements):
