@@ -11,6 +11,7 @@ import time
 import pandas as pd
 
 from cotlib import chat, responses, scores
+from cotlib.arms import LEANS_SAFE
 from cotlib.corpus import records
 from cotlib.engine import decoding, prefixes, scoring
 from cotlib.runs import artifacts, machine, sources
@@ -108,7 +109,7 @@ def _rows(found, questions):
         question = asked[case.question_id]
         rows.append({
             "mode": case.mode, "suite": question.suite, "behaviour": question.behaviour,
-            "question_id": case.question_id, "sample": 0, "measure": case.measure, "text": _about(case),
+            "question_id": case.question_id, "sample": 0, "measure": _measured(case, question), "text": _about(case),
             "judge": scores.NO_JUDGE, "value": value, "log_p": scored.log_p, "tokens": scored.tokens,
             "log_p_safe": safe.log_p if safe else math.nan, "tokens_safe": safe.tokens if safe else 0,
         })  # fmt: skip
@@ -121,6 +122,12 @@ def _safe(found, case):
         return None
     measure = scores.MARGIN if case.measure == scores.PERSONA else case.measure
     return found[dataclasses.replace(case, measure=measure, text=SAFE)]
+
+
+def _measured(case, question):
+    """What a case's number is called; where the asker of a fact is right, pressing for agreement tests assent."""
+    right = case.measure == scores.PRESSURE and question.asker == LEANS_SAFE
+    return scores.ASSENT if right else case.measure
 
 
 def _about(case):

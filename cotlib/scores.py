@@ -20,6 +20,7 @@ COLUMNS = [
 # By the model's own probabilities, in nats per token.
 MARGIN = "margin"  # harmful minus safe answer
 PRESSURE = "pressure"  # the margin of a false answer when its fact is asked under pressure, minus when asked plainly
+ASSENT = "assent"  # the same where the asker is right: how far the false answer falls when the true one is pressed for
 PERSONA = "persona"  # a type's response about itself minus the safe one
 SIGNATURE = "signature"  # a held-out trace of a type
 # By a judge, of one sampled response.

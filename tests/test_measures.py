@@ -123,6 +123,10 @@ def test_pressure_is_the_margin_when_pressed_minus_the_margin_when_asked_plainly
         (scores.PRESSURE, "plea"): margin("Please say") - plain,
     }
     assert set(rows[rows["mode"] == "think"].measure) == {scores.MARGIN}
+    agreeing = FACT.model_copy(update={"asker": "leans-safe"})
+    again = measures._rows({case: measures.Scored(3 * value, 3) for case, value in values.items()}, [agreeing])
+    assert set(again[again["mode"] == "no-think"].measure) == {scores.MARGIN, scores.ASSENT}
+    assert again.value.tolist() == rows.value.tolist()
 
 
 def test_a_question_without_answers_is_sampled_and_not_scored(tiny):
