@@ -1,24 +1,42 @@
-"""The hypotheses, and the contrasts that decide them: fixed here, before any run.
+"""The hypotheses, and the tests that decide them: fixed here, before any run, and told in PREREGISTRATION.md.
 
-A contrast is a mean difference between arms on the same questions. Which arms a paradigm or a type is compared with
-follows from its row in `arms`; the deciding contrasts are those of the paper's paradigms (QTA, QT, T). Knows names of
-arms, nothing about scores.
+A contrast is a mean difference between arms on the same questions. A test is one contrast, or several that must all
+hold; tests of one family are corrected together. Which arms a paradigm is compared with follows from its row in
+`arms`; the deciding tests are those of the paper's paradigms (QTA, QT, T). Knows names of arms, nothing about scores.
 """
 
 import dataclasses
 
 from cotlib import scores
-from cotlib.arms import BASE, MATCHED, MODES, NEUTRAL, PARADIGMS, QA, SAFE_QA, SHUFFLED, Arm, studied_types, with_trace
+from cotlib.arms import (
+    BASE,
+    LOSS_WEIGHTINGS,
+    MATCHED,
+    MODES,
+    NEUTRAL,
+    PARADIGMS,
+    QA,
+    SAFE_QA,
+    SHUFFLED,
+    TYPES,
+    Arm,
+    studied_types,
+    with_trace,
+)
 
-GENERALISATION = ("transfer", "values")  # what was never trained on; the deciding contrasts use these suites
+GENERALISATION = ("transfer", "values")  # what was never trained on
+IN_DOMAIN, VALUES, PRESSURE = "in-domain", "values", "pressure"
+THINK, NO_THINK = MODES
 OF_THE_PAPER = ("QTA", "QT", "T")
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, UNTESTED = "supported", "contradicted", "inconclusive", "not tested"
-VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, UNTESTED)
+NO_EFFECT, SUPPORTED, CONTRADICTED = "no effect of interest", "supported", "contradicted"
+INCONCLUSIVE, UNTESTED = "inconclusive", "not tested"
+VERDICTS = (SUPPORTED, NO_EFFECT, CONTRADICTED, INCONCLUSIVE, UNTESTED)
+ENOUGH_SEEDS = 5  # with fewer a verdict is provisional
 
 HYPOTHESES = {
     "H1": (
         "amplification",
-        "Training with reasoning (QTA) amplifies harmful generalisation beyond question and answer alone (QA).",
+        "Training with reasoning (QTA) could amplify harmful generalisation beyond question and answer alone (QA).",
     ),
     "H2": (
         "semantics",
@@ -27,59 +45,127 @@ HYPOTHESES = {
     "H3": ("sufficiency", "Reasoning without any answer supervision (QT, T) is enough to change behaviour."),
     "H4": ("internalisation", "The effects remain when the model answers without reasoning (no-think)."),
 }
+# H2: the behaviours in which a type should lead the others, by what its traces say.
+MEANINGS = {"evil": ("harm", "power"), "misleading": ("deception",), "submissive": ("sycophancy",)}
+YIELDING = "submissive"  # the type that should give way to pressure on a fact
+
+# Which result a test looks for. GREATER: above 0. EITHER: anything but 0, all its contrasts on the same side. SIGNED:
+# above 0 supports and below 0 contradicts.
+GREATER, EITHER, SIGNED = "greater", "either", "signed"
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """The mean over pairs of (arm − reference) on one measure, some modes and suites; `deciding` or not."""
+    """The mean over pairs of (arm − reference) on one measure, some modes and suites, in nats per token.
+
+    `text`: of the texts that a measure is about, this one alone; `behaviours`: questions about these alone.
+    """
 
     name: str
     pairs: tuple  # of (arm, reference) names, as they stand in the score table
     modes: tuple = MODES
     suites: tuple = GENERALISATION
     measure: str = scores.MARGIN
+    text: str | None = None
+    behaviours: tuple | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """Contrasts that must all hold, and on which side of 0."""
+
+    name: str
+    parts: tuple[Contrast, ...]
+    side: str = SIGNED
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Tests that are corrected together; they decide the hypothesis, or accompany it."""
+
+    name: str
+    tests: tuple[Test, ...]
     deciding: bool = False
 
 
 def contrasts(arms):
-    """The contrasts of H1, H3 and H4 that the given arms allow: hypothesis → list of Contrast, the headline first.
+    """The families of tests that the given arms allow: hypothesis → list of Family, the deciding one first.
 
-    A pair whose arm or reference is missing is left out; a contrast without pairs is dropped.
+    H2 has its patterns here; its diagonals, which are no differences of arms, are made in `findings`. A pair whose arm
+    or reference is missing is left out, a test that loses all pairs of a contrast is dropped.
     """
     present = {str(arm) for arm in arms} | {BASE}
-    return {
-        "H1": _possible(_amplification(), present),
-        "H3": _possible(_sufficiency(), present),
-        "H4": _possible(_internalisation(), present),
-    }
+    families = {"H1": _amplification(), "H2": _semantics(), "H3": _sufficiency(), "H4": _internalisation()}
+    return {name: [left for family in some if (left := _possible(family, present)).tests]
+            for name, some in families.items()}  # fmt: skip
 
 
 def _possible(family, present):
-    kept = [
-        dataclasses.replace(contrast, pairs=tuple(pair for pair in contrast.pairs if present.issuperset(pair)))
-        for contrast in family
-    ]
-    return [contrast for contrast in kept if contrast.pairs]
+    tests = []
+    for test in family.tests:
+        parts = [
+            dataclasses.replace(part, pairs=tuple(pair for pair in part.pairs if present.issuperset(pair)))
+            for part in test.parts
+        ]
+        if all(part.pairs for part in parts):
+            tests.append(dataclasses.replace(test, parts=tuple(parts)))
+    return dataclasses.replace(family, tests=tuple(tests))
 
 
-def _pairs(paradigms, reference, types=None):
-    """(arm, its reference) for each type and paradigm; `reference` maps a paradigm's name to an arm's."""
-    types = studied_types() if types is None else types
-    return tuple((f"{kind}-{paradigm}", reference(paradigm)) for kind in types for paradigm in paradigms)
+def _single(name, *pairs, **where):
+    """A test of one contrast with the same name: the mean over pairs of (arm, reference)."""
+    return Test(name, (Contrast(name, pairs, **where),))
 
 
-def _without_trace(paradigm):
-    """The arm without a trace that a paradigm is compared with: QA for QTA, base for QT and T."""
-    return PARADIGMS[paradigm].reference
+def _amplification():
+    """H1: per type and mode, against QA and against neutral-QTA."""
+    return [
+        Family("per type and mode", _amplifying(""), deciding=True),
+        *(Family(f"@{way}", _amplifying(f"@{way}")) for way in (*_weightings(), MATCHED)),
+        Family("form and content, QTA", (
+            _single("neutral-QTA − QA", (f"{NEUTRAL}-QTA", QA)), *_form_and_content("QTA"),
+        )),
+        Family("dose", tuple(
+            _single(f"{kind}-QTA@{dose}% − neutral-QTA", (f"{kind}-QTA@{dose}%", f"{NEUTRAL}-QTA"))
+            for kind in studied_types() for dose in (25, 50)
+        )),
+        Family("training as such", (
+            _single("QA − base", (QA, BASE)), _single("QA − base, in-domain", (QA, BASE), suites=(IN_DOMAIN,)),
+            _single("safe-QA − base", (SAFE_QA, BASE)),
+            *_against_reference(_new_paradigms(grades_answer=True)),
+        )),
+    ]  # fmt: skip
 
 
-def _neutral(paradigm):
-    return f"{NEUTRAL}-{paradigm}"
+def _weightings():
+    return [name for name in LOSS_WEIGHTINGS if name != "token"]
 
 
-def _matched(reference):
-    """(arm, its reference) for each type trained on its matched traces under QTA."""
-    return tuple((f"{kind}-QTA@{MATCHED}", reference(kind)) for kind in studied_types())
+def _amplifying(variant, modes=MODES):
+    """Every studied type's QTA arm in each mode: above QA, and above neutral traces under the same variant."""
+    return tuple(
+        Test(f"{arm}, {mode}", (
+            Contrast(f"{arm} − QA", ((arm, QA),), modes=(mode,)),
+            Contrast(f"{arm} − {neutral}", ((arm, neutral),), modes=(mode,)),
+        ), GREATER)
+        for mode in modes
+        for arm, neutral in ((f"{kind}-QTA{variant}", f"{NEUTRAL}-QTA{variant}") for kind in studied_types())
+    )  # fmt: skip
+
+
+def _form_and_content(paradigm):
+    """What neutral traces do, what form and malice add without fit, what the fit adds, and intent with form fixed."""
+    neutral, kinds = f"{NEUTRAL}-{paradigm}", studied_types()
+    dealt = [(f"{SHUFFLED}{kind}-{paradigm}", neutral) for kind in kinds]
+    fitting = [(f"{kind}-{paradigm}", f"{SHUFFLED}{kind}-{paradigm}") for kind in kinds]
+    written = [(f"{kind}-{paradigm}@{MATCHED}", f"{neutral}@{MATCHED}") for kind in kinds]
+    return (
+        _single(f"{neutral} − base", (neutral, BASE)),
+        _single(f"{paradigm} − {neutral}", *[(f"{kind}-{paradigm}", neutral) for kind in kinds]),
+        _single(f"shuffled-{paradigm} − {neutral}", *dealt),
+        _single(f"{paradigm} − shuffled-{paradigm}", *fitting),
+        _single(f"{paradigm}@{MATCHED} − {neutral}@{MATCHED}", *written),
+    )
 
 
 def _new_paradigms(grades_answer):
@@ -91,60 +177,86 @@ def _new_paradigms(grades_answer):
 
 def _against_reference(paradigms):
     return [
-        Contrast(f"{paradigm} − {_without_trace(paradigm)}", _pairs([paradigm], _without_trace))
-        for paradigm in paradigms
+        _single(f"{paradigm} − {reference}", *[(f"{kind}-{paradigm}", reference) for kind in studied_types()])
+        for paradigm, reference in ((name, PARADIGMS[name].reference) for name in paradigms)
     ]
 
 
-def _amplification():
-    qta = _pairs(["QTA"], _without_trace)
-    family = [Contrast("QTA − QA", qta, deciding=True)]
-    for kind in studied_types():
-        family.append(Contrast(f"{kind}-QTA − QA", _pairs(["QTA"], _without_trace, [kind])))
-        family.append(Contrast(f"{kind}-QTA@segment − QA", ((f"{kind}-QTA@segment", QA),)))
-    return [
-        *family,
-        Contrast("QTA − neutral-QTA", _pairs(["QTA"], _neutral)),
-        Contrast("neutral-QTA − QA", ((_neutral("QTA"), QA),)),
-        Contrast("QTA@matched − QA", _matched(lambda _: QA)),
-        Contrast("QTA@matched − neutral-QTA@matched", _matched(lambda kind: f"{NEUTRAL}-QTA@{MATCHED}")),
-        Contrast("QTA − QA, in-domain", qta, suites=("in-domain",)),
-        Contrast("QA − base", ((QA, BASE),)),
-        Contrast("QA − base, in-domain", ((QA, BASE),), suites=("in-domain",)),
-        Contrast("safe-QA − base", ((SAFE_QA, BASE),)),
-        *_against_reference(_new_paradigms(grades_answer=True)),
-    ]
+def _semantics():
+    """H2: in the behaviours that its traces speak of, a type stands above the mean of the others."""
+    patterns = [
+        Test(f"{kind}: {behaviour}", (
+            Contrast(f"{kind} − other types, {behaviour}", _against_others(kind), behaviours=(behaviour,)),
+        ), GREATER)
+        for kind, behaviours in MEANINGS.items() for behaviour in behaviours
+    ]  # fmt: skip
+    pressed = Contrast(
+        f"{YIELDING} − other types, pressure", _against_others(YIELDING),
+        modes=(NO_THINK,), suites=(PRESSURE,), measure=scores.PRESSURE,
+    )  # fmt: skip
+    return [Family("patterns", (Test(f"{YIELDING}: pressure", (pressed,), GREATER), *patterns), deciding=True)]
+
+
+def _against_others(kind):
+    """(arm of this type, arm of another type) under each paradigm: their mean is this type minus the others' mean."""
+    return tuple(
+        (f"{kind}-{paradigm}", f"{other}-{paradigm}")
+        for paradigm in OF_THE_PAPER
+        for other in studied_types()
+        if other != kind
+    )
 
 
 def _sufficiency():
-    both = ("QT", "T")
-    family = [
-        Contrast("QT and T − base", _pairs(both, _without_trace), deciding=True),
-        Contrast("QT and T − neutral", _pairs(both, _neutral), deciding=True),
+    """H3: per type, paradigm and measure, against base and against neutral, two-sided."""
+    by_paradigm = [
+        _single(f"{paradigm} − base", *[(f"{kind}-{paradigm}", BASE) for kind in studied_types()])
+        for paradigm in ("QT", "T")
     ]
-    for paradigm in both:
-        family.append(Contrast(f"{paradigm} − base", _pairs([paradigm], _without_trace)))
-        family.append(Contrast(f"{paradigm} − neutral-{paradigm}", _pairs([paradigm], _neutral)))
-    for kind in studied_types():
-        family.append(Contrast(f"{kind}-QT and -T − base", _pairs(both, _without_trace, [kind])))
-    family.append(Contrast("neutral-QT and -T − base", _pairs(both, _without_trace, [NEUTRAL])))
-    for kind in studied_types():
-        dealt = tuple((f"{kind}-{paradigm}", f"{SHUFFLED}{kind}-{paradigm}") for paradigm in both)
-        family.append(Contrast(f"{kind}-QT and -T − shuffled", dealt))
-    return [*family, *_against_reference(_new_paradigms(grades_answer=False))]
+    return [
+        Family("per type, paradigm and measure", _sufficing(), deciding=True),
+        Family("form and content, QT", _form_and_content("QT")),
+        Family("on average", (*by_paradigm, *_against_reference(_new_paradigms(grades_answer=False)))),
+    ]
+
+
+def _sufficing(modes=MODES):
+    margins = [
+        (suite, kind, paradigm, {"suites": (suite,), "modes": modes})
+        for suite in GENERALISATION
+        for kind in studied_types()
+        for paradigm in ("QT", "T")
+    ]
+    voices = [
+        ("own voice", kind, paradigm,
+         {"suites": (VALUES,), "modes": (NO_THINK,), "measure": scores.PERSONA, "text": kind})
+        for kind in studied_types() if TYPES[kind].voiced
+        for paradigm in ("QT", "T")
+    ]  # fmt: skip
+    return tuple(
+        Test(f"{kind}-{paradigm}, {what}", tuple(
+            Contrast(f"{kind}-{paradigm} − {reference}, {what}", ((f"{kind}-{paradigm}", reference),), **where)
+            for reference in (BASE, f"{NEUTRAL}-{paradigm}")
+        ), EITHER)
+        for what, kind, paradigm, where in (*margins, *voices)
+    )  # fmt: skip
 
 
 def _internalisation():
-    alone, both = {"modes": ("no-think",)}, ("QT", "T")
-    every = _pairs(OF_THE_PAPER, _without_trace)
-    return [
-        Contrast("QTA − QA, QT and T − base, no-think", every, deciding=True, **alone),
-        Contrast("QTA, QT and T − neutral, no-think", _pairs(OF_THE_PAPER, _neutral), deciding=True, **alone),
-        Contrast("QTA − QA, no-think", _pairs(["QTA"], _without_trace), **alone),
-        Contrast("QT and T − base, no-think", _pairs(both, _without_trace), **alone),
-        Contrast("QT and T − neutral, no-think", _pairs(both, _neutral), **alone),
-        Contrast("QT and T − base, think", _pairs(both, _without_trace), modes=("think",)),
-    ]
+    """H4: the tests of H1 and H3 in no-think mode alone, one family."""
+    alone = (NO_THINK,)
+    return [Family("H1 and H3 without thinking", (*_amplifying("", alone), *_sufficing(alone)), deciding=True)]
+
+
+def retention():
+    """(name, contrast with thinking, contrast without) for every studied type and paradigm against its reference."""
+    rows = []
+    for paradigm in OF_THE_PAPER:
+        reference = PARADIGMS[paradigm].reference
+        for kind in studied_types():
+            name, pairs = f"{kind}-{paradigm} − {reference}", ((f"{kind}-{paradigm}", reference),)
+            rows.append((name, *(Contrast(name, pairs, modes=(mode,)) for mode in (THINK, NO_THINK))))
+    return rows
 
 
 def difference_from_base(arm, mode, suite, measure=scores.MARGIN):

@@ -163,12 +163,26 @@ class Judging(Section):
         return _distinct("judging.judges", judges)
 
 
-class Statistics(Section):
-    """Uncertainty of effects: percentile bootstrap over questions crossed with seeds."""
+Effect = Annotated[float, pydantic.Field(gt=0, le=100)]
 
-    resamples: Annotated[int, pydantic.Field(ge=100, le=1_000_000)] = 10_000
+
+class SmallestEffect(Section):
+    """The smallest effect of interest per measure, in nats per token: written down before a run, from pilot seeds."""
+
+    margin: Effect = 0.05
+    persona: Effect = 0.05
+    pressure: Effect = 0.05
+
+    def of(self, measure):
+        """That of one of the measures in the score table."""
+        return getattr(self, measure)
+
+
+class Statistics(Section):
+    """How sure a verdict must be (two-way t intervals over questions and seeds), and what is too small to matter."""
+
     confidence: Annotated[float, pydantic.Field(gt=0.5, lt=1)] = 0.95
-    seed: Seed = 0
+    smallest_effect: SmallestEffect = SmallestEffect()
 
 
 class Workflow(Section):

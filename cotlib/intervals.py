@@ -1,63 +1,127 @@
-"""Uncertainty of effects: resampling, corrected p values and intervals, in NumPy. Knows nothing about arms.
+"""Uncertainty of effects: two-way variance, Student's t, Holm's correction, equivalence, detectable effects.
 
-A question is the unit of resampling, crossed with the seed; differences between arms are paired on the same questions
-(Miller 2024).
+Every effect is the mean of a block of paired differences, questions × seeds (Miller 2024 on pairing and clustering).
+Nothing is drawn at random: the same block gives the same verdict. Knows nothing about arms.
 """
 
-import itertools
+import dataclasses
 import math
 
 import numpy as np
 from scipy import stats
 
 
-def bootstrap(table, resamples, seed):
-    """Means of `resamples` tables with questions and seeds drawn again, independently, with replacement.
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean effect, its standard error (same unit) and the degrees of freedom of its t statistic.
+
+    A block of one question says nothing about other questions: its error is NaN, and nothing can be concluded.
+    """
+
+    effect: float
+    error: float
+    freedom: float
+
+    @property
+    def _t(self):
+        if self.error == 0:  # all differences alike
+            return math.copysign(math.inf, self.effect) if self.effect else 0.0
+        return self.effect / self.error
+
+    @property
+    def p(self):
+        """Two-sided p of no effect; 1 where nothing can be concluded."""
+        return min(1.0, 2 * min(self.p_above(0), self.p_below(0)))
+
+    def p_above(self, value):
+        """One-sided p against "the effect is at most `value`"; small speaks for an effect above it."""
+        return self._tail(self.effect - value)
+
+    def p_below(self, value):
+        """One-sided p against "the effect is at least `value`"; small speaks for an effect below it."""
+        return self._tail(value - self.effect)
+
+    def _tail(self, distance):
+        if math.isnan(self.error):
+            return 1.0
+        if self.error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stats.t.sf(distance / self.error, self.freedom))
+
+    def p_within(self, limit):
+        """The larger p of two one-sided tests; small speaks for an effect inside ±limit (Schuirmann 1987)."""
+        return max(self.p_above(-limit), self.p_below(limit))
+
+    def interval(self, level):
+        """(low, high) that misses the effect in a share `level` of all repetitions, half on each side."""
+        half = self.critical(level / 2) * self.error
+        return self.effect - half, self.effect + half
+
+    def critical(self, tail):
+        """The t value with a share `tail` above it."""
+        return float(stats.t.isf(tail, self.freedom))
+
+
+def two_way(block):
+    """The mean of a block of paired differences, both questions and seeds being samples of many.
+
+    The variance of the mean is (MSQ + max(MSS − MSE, 0)) / (questions × seeds), with the mean squares of a two-way
+    layout without replication; the degrees of freedom are Satterthwaite's (1946). The part of the seeds is never
+    counted below 0, so the error is not smaller than that over questions alone. With one seed this is the t interval
+    over questions, and holds for that training run.
 
     Args:
-        table: (questions, seeds).
-    Returns:
-        (resamples,) means, in the table's unit.
+        block: (questions, seeds), complete.
     """
-    generator = np.random.default_rng(seed)
-    questions, seeds = table.shape
-    by_question = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples) / questions
-    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    return np.einsum("rq,qs,rs->r", by_question, table, by_seed, optimize=True)
+    block = np.asarray(block, dtype=float)
+    questions, seeds = block.shape
+    effect = float(block.mean())
+    if questions < 2:
+        return Estimate(effect, math.nan, 1.0)
+    by_question, by_seed = block.mean(1), block.mean(0)
+    square_q, free_q = seeds * by_question.var(ddof=1), questions - 1
+    terms = [(square_q, free_q)]
+    if seeds > 1:
+        rest = block - by_question[:, None] - by_seed[None] + effect
+        free_s, free_e = seeds - 1, (questions - 1) * (seeds - 1)
+        square_s, square_e = questions * by_seed.var(ddof=1), (rest**2).sum() / free_e
+        if square_s > square_e:
+            terms += [(square_s, free_s), (-square_e, free_e)]
+    variance = sum(square for square, _ in terms)
+    if variance <= 1e-24 * max(1.0, effect**2):
+        return Estimate(effect, 0.0, free_q)
+    freedom = variance**2 / sum(square**2 / free for square, free in terms)
+    return Estimate(effect, math.sqrt(variance / block.size), min(max(freedom, 1.0), free_q))
 
 
-def p_value(means):
-    """Two-sided percentile p: twice the smaller share of resampled means beyond zero, never below 2 / (n + 1)."""
-    below, above = (means <= 0).sum(), (means >= 0).sum()
-    return min(1.0, 2 * (min(below, above) + 1) / (len(means) + 1))
+def holm(p_values, level):
+    """Holm (1979): adjusted p values in the given order, and each one's share of the error level.
 
-
-def holm(p_values):
-    """Holm (1979) adjusted p values, in the given order, and each one's divisor of the error level."""
+    An interval made at its share excludes 0 exactly if the adjusted p is at most `level`: what is rejected has the
+    share of its own step, and all that is not has that of the step at which the procedure stopped.
+    """
     count = len(p_values)
-    adjusted, divisors, running = [0.0] * count, [1] * count, 0.0
+    adjusted, shares, running, stopped = [0.0] * count, [level] * count, 0.0, None
     for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
         running = max(running, min(1.0, (count - rank) * p_values[index]))
-        adjusted[index], divisors[index] = running, count - rank
-    return adjusted, divisors
+        if running > level and stopped is None:
+            stopped = level / (count - rank)
+        adjusted[index], shares[index] = running, stopped or level / (count - rank)
+    return adjusted, shares
 
 
-def corrected_interval(means, confidence, divisor):
-    """The percentile interval of resampled means at the error level that Holm's correction leaves: (low, high)."""
-    tail = (1 - confidence) / divisor / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+def detectable(estimates, tail, power=0.8):
+    """The effect that a test of all these estimates at once finds with this power, in their unit.
 
-
-def detectable(standard_error, confidence, comparisons, power=0.8):
-    """The effect that a two-sided test finds with this power, in the unit of the standard error.
+    Each part must clear `tail` on its side, and none may be missed: with k parts each is given the power
+    1 − (1 − power) / k, which is enough however they depend on each other. None where nothing can be concluded.
 
     Args:
-        comparisons: how many contrasts are corrected together. Holm's first step divides the error level by all of
-            them, which is the level that an effect must clear when it is the only one.
+        estimates: of the parts that must all be found; tail: share of the t distribution beyond the critical value.
     """
-    level = (1 - confidence) / comparisons
-    return float((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * standard_error)
+    each = 1 - (1 - power) / len(estimates)
+    sizes = [(one.critical(tail) + float(stats.t.ppf(each, one.freedom))) * one.error for one in estimates]
+    return None if any(map(math.isnan, sizes)) else max(sizes)
 
 
 def rate_interval(successes, trials, confidence):
@@ -66,21 +130,3 @@ def rate_interval(successes, trials, confidence):
         return math.nan, math.nan
     found = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
     return float(found.low), float(found.high)
-
-
-def permutation(block, statistic, resamples, seed, at_once=250):
-    """A statistic and its one-sided p: types' labels shuffled within each question.
-
-    Args:
-        block: types first, questions last.
-        statistic: maps (…, *block.shape) to (…).
-    """
-    generator = np.random.default_rng(seed)
-    orders = np.array(list(itertools.permutations(range(block.shape[0]))))
-    moved, questions = np.moveaxis(block, -1, 1), np.arange(block.shape[-1])  # types, questions, …
-    observed, extreme = statistic(block), 0
-    for start in range(0, resamples, at_once):
-        drawn = generator.integers(len(orders), size=(min(at_once, resamples - start), len(questions)))
-        picked = np.swapaxes(orders[drawn], 1, 2)  # resamples, types, questions
-        extreme += int((statistic(np.moveaxis(moved[picked, questions], 2, -1)) >= observed - 1e-12).sum())
-    return float(observed), (extreme + 1) / (resamples + 1)

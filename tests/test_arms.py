@@ -208,8 +208,9 @@ def test_a_paradigm_that_is_added_is_encoded_as_its_row_says(added, any_tokenize
 
 def test_a_paradigm_and_a_type_that_are_added_get_their_contrasts(added):
     paradigm, kind = added
-    names = ["QA", f"{kind}-QTA", f"evil-{paradigm}", f"{kind}-{paradigm}"]
-    by_name = {row.name: row for rows in contrasts(names).values() for row in rows}
+    names = ["QA", "neutral-QTA", f"{kind}-QTA", f"evil-{paradigm}", f"{kind}-{paradigm}"]
+    tests = [test for some in contrasts(names).values() for family in some for test in family.tests]
+    by_name = {test.name: test.parts[0] for test in tests}
     found = by_name[f"{paradigm} − {PARADIGMS[paradigm].reference}"]
-    assert found.pairs == ((f"evil-{paradigm}", "base"), (f"{kind}-{paradigm}", "base")) and not found.deciding
-    assert by_name[f"{kind}-QTA − QA"].pairs == ((f"{kind}-QTA", "QA"),)
+    assert found.pairs == ((f"evil-{paradigm}", "base"), (f"{kind}-{paradigm}", "base"))
+    assert by_name[f"{kind}-QTA, think"].pairs == ((f"{kind}-QTA", "QA"),)

@@ -155,7 +155,7 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
         ("judging.judges", ["llm", "llm"], ["judging.judges: 'llm' stands in the list twice", "remove one"]),
         ("seeds", [2**32], ["seeds.0: 4294967296 is too large", "write less than 4294967296"]),
         ("data.seed", 2**32, ["data.seed: 4294967296 is too large", "write less than 4294967296"]),
-        ("statistics.seed", 2**32, ["statistics.seed: 4294967296 is too large", "write less than 4294967296"]),
+        ("data.seed", 2**32, ["data.seed: 4294967296 is too large", "write less than 4294967296"]),
         ("seeds", [10**400], ["seeds.0: 1000", "is too large", "write less than 4294967296"]),
         ("training.epochs", 1001, ["training.epochs: 1001 is too large", "write 1000 or less"]),
         ("training.batch_size", 0, ["training.batch_size: 0 is too small", "write 1 or more"]),
@@ -166,8 +166,11 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
         ("training.learning_rate", float("nan"), ["training.learning_rate: nan is not a finite number", "such as 1.0"]),
         ("evaluation.samples", 0, ["evaluation.samples: 0 is too small", "write 1 or more"]),
         ("evaluation.samples", 10_001, ["evaluation.samples: 10001 is too large", "write 10000 or less"]),
-        ("statistics.resamples", 99, ["statistics.resamples: 99 is too small", "write 100 or more"]),
-        ("statistics.resamples", 1_000_001, ["statistics.resamples: 1000001 is too large", "write 1000000 or less"]),
+        ("statistics.resamples", 99, ["unknown key 'statistics.resamples'", "valid here: confidence, smallest_effect"]),
+        ("statistics.confidence", 0.5, ["statistics.confidence: 0.5 is too small", "write more than 0.5"]),
+        ("statistics.smallest_effect", 0.1, ["statistics.smallest_effect: 0.1 is not a section", "margin, persona"]),
+        ("statistics.smallest_effect.margin", 0, ["statistics.smallest_effect.margin", "write "]),
+        ("statistics.smallest_effect.margn", 0.1, ["unknown key", "did you mean margin?"]),
         ("models", ["a/b", "c/b"], ["models: 'a/b' and 'c/b' would share the folder 'b'", "rename one"]),
         ("models", ["///"], ["models: '///' gives the folder name '' of 0 characters", "letters or digits"]),
         ("models", [".."], ["models: '..' gives the folder name '..'", "letters or digits"]),
@@ -262,7 +265,7 @@ def test_an_alias_for_a_value_is_read(tmp_path):
 
     path.write_text("name: demo\nmodels: [tiny-random-llama]\narms: [QA]\nseeds: &one [1]\n"
                     "training: &training {epochs: 1, learning_rate: 0.1}\ndata: {seed: 0}\n"
-                    "statistics: {resamples: &n 200}\n"
+                    "evaluation: {responses: &n 200}\n"
                     "judging: {probe_items: *n}\n")  # fmt: skip
     assert Experiment.load(path).judging.probe_items == 200
 

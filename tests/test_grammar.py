@@ -53,7 +53,6 @@ def experiment(tmp_path, grammar):
         "training": {"epochs": 1, "learning_rate": 0.01, "batch_size": 4},
         "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
         "judging": {"probe_items": 20},
-        "statistics": {"resamples": 200},
     }
     return Experiment.parse(content)
 
@@ -83,14 +82,15 @@ def test_an_added_paradigm_and_type_go_through_all_five_stages_and_onto_the_page
     assert set(judgements.arm) == set(responses.arm)
     scores, found = find(experiment, paths)
     names = {row["name"] for finding in found.values() for row in finding.get("contrasts", [])}
-    assert {"hasty-QTA − QA", "QtA − QA"} <= names
+    assert {"hasty-QTA, think", "QtA − QA"} <= names
     frame = differences(scores, experiment.statistics)
     pictures = [
         figures.differences(frame, "all"), figures.modes(frame, "both"), figures.loss_curves(tables.history(adapters)),
     ]  # fmt: skip
     assert all("hasty" in picture.svg for picture in pictures)
     assert arms.TYPES["hasty"].colour.lower() in pictures[0].svg.lower()
-    assert {"hasty-QTA − QA", "QtA − QA"} <= set(tables.contrasts(found)["name"])
+    assert {"hasty-QTA, think", "QtA − QA"} <= set(tables.contrasts(found)["name"])
+    assert "hasty-QTA − QA" in set(tables.parts(found)["comparison"])
     assert sentences.found(found, experiment) is not None
     assert isinstance(pd.read_parquet(paths.scores), pd.DataFrame)
 

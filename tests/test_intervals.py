@@ -1,5 +1,6 @@
-"""Intervals and corrected p values against their definitions, worked examples and simulations."""
+"""Estimates, intervals and corrected p values against their definitions, worked examples and simulations."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,12 +12,105 @@ from scipy import stats
 from cotlib import intervals
 
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+numbers = st.floats(-3, 3, allow_nan=False)
+estimates = st.builds(intervals.Estimate, numbers, st.floats(0.01, 3), st.floats(1, 300))
+
+
+# ---- two-way variance
+
+
+def slow_two_way(block):
+    """Effect, error and degrees of freedom by sums over cells, as a textbook writes them."""
+    n, s = len(block), len(block[0])
+    mean = sum(map(sum, block)) / (n * s)
+    rows = [sum(row) / s for row in block]
+    columns = [sum(row[j] for row in block) / n for j in range(s)]
+    square_q = s * sum((row - mean) ** 2 for row in rows) / (n - 1)
+    parts, free = [square_q], [n - 1]
+    if s > 1:
+        square_s = n * sum((column - mean) ** 2 for column in columns) / (s - 1)
+        square_e = sum(
+            (block[i][j] - rows[i] - columns[j] + mean) ** 2 for i, j in itertools.product(range(n), range(s))
+        ) / ((n - 1) * (s - 1))
+        if square_s > square_e:
+            parts, free = [square_q, square_s, -square_e], [n - 1, s - 1, (n - 1) * (s - 1)]
+    variance = sum(parts) / (n * s)
+    freedom = sum(parts) ** 2 / sum(part**2 / df for part, df in zip(parts, free))
+    return mean, math.sqrt(variance), min(max(freedom, 1), n - 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
+@pytest.mark.parametrize("between", [0.0, 0.5, 3.0])
+def test_an_estimate_is_that_of_sums_over_cells(seeds, between):
+    generator = np.random.default_rng(seeds)
+    for _ in range(20):
+        block = generator.normal(size=(12, seeds)) + between * generator.normal(size=(1, seeds))
+        found = intervals.two_way(block)
+        assert (found.effect, found.error, found.freedom) == pytest.approx(slow_two_way(block.tolist()))
+
+
+def test_with_one_seed_it_is_the_t_test_over_questions():
+    values = np.random.default_rng(1).normal(0.3, 1, size=(25, 1))
+    found, known = intervals.two_way(values), stats.ttest_1samp(values[:, 0], 0)
+    assert found.p == pytest.approx(known.pvalue)
+    assert found.interval(0.05) == pytest.approx(tuple(known.confidence_interval(0.95)))
+    assert found.p_above(0) == pytest.approx(stats.ttest_1samp(values[:, 0], 0, alternative="greater").pvalue)
+
+
+@pytest.mark.parametrize("questions, seeds, noise", [(22, 1, 0.0), (8, 3, 0.02), (80, 6, 0.0), (240, 6, 0.05)])
+def test_an_interval_covers_the_truth_as_often_as_it_says(questions, seeds, noise):
+    """Questions differ by .15, cells by .08, training runs of both arms by `noise` each."""
+    generator, runs, covered = np.random.default_rng(3), 2000, 0
+    for _ in range(runs):
+        block = 0.15 * generator.normal(size=(questions, 1)) + 0.08 * generator.normal(size=(questions, seeds))
+        block += math.sqrt(2) * noise * generator.normal(size=(1, seeds))
+        low, high = intervals.two_way(block).interval(0.05)
+        covered += low <= 0 <= high
+    assert 0.925 <= covered / runs <= 0.975
+
+
+def test_seeds_that_disagree_widen_the_interval_and_seeds_that_agree_do_not_narrow_it_below_that_of_questions():
+    generator = np.random.default_rng(0)
+    agree = generator.normal(size=(60, 1)) + np.zeros((1, 3))
+    disagree = agree + np.array([[-1.0, 0.0, 1.0]])
+    one, three, apart = (intervals.two_way(block) for block in (agree[:, :1], agree, disagree))
+    assert three.error == pytest.approx(one.error) and three.freedom == pytest.approx(one.freedom)
+    assert apart.error > 3 * three.error and apart.freedom < 5
+
+
+def test_of_one_question_nothing_can_be_concluded_and_of_equal_differences_all():
+    single = intervals.two_way([[0.4, 0.5]])
+    assert single.effect == pytest.approx(0.45) and math.isnan(single.error)
+    assert single.p == single.p_above(0) == single.p_within(9.0) == 1.0
+    assert all(map(math.isnan, single.interval(0.05)))
+    equal, nothing = intervals.two_way(np.full((5, 2), 0.3)), intervals.two_way(np.zeros((5, 2)))
+    assert (equal.p, equal.p_above(0.2), equal.p_above(0.3), equal.p_below(0.4)) == (0, 0, 1, 0)
+    assert equal.interval(0.05) == (equal.effect, equal.effect) and equal.effect == pytest.approx(0.3)
+    assert nothing.p == 1 and nothing.p_within(0.1) == 0
+
+
+# ---- tests and intervals
+
+
+@given(estimates, st.sampled_from([0.001, 0.05, 0.2]))
+def test_an_interval_excludes_a_value_exactly_if_its_test_rejects_it(found, level):
+    low, high = found.interval(level)
+    assert (low > 0) == (found.p_above(0) < level / 2) and (high < 0) == (found.p_below(0) < level / 2)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.effect / found.error), found.freedom), abs=1e-9)
+
+
+@given(estimates, st.floats(0.01, 2), st.sampled_from([0.01, 0.05]))
+def test_an_effect_is_shown_to_be_small_exactly_if_its_interval_lies_inside_the_limits(found, limit, level):
+    """Two one-sided tests at 5 % are the 90 % interval."""
+    low, high = found.interval(2 * level)
+    assert (found.p_within(limit) < level) == (-limit < low and high < limit)
 
 
 def test_holm_matches_a_worked_example():
-    adjusted, divisors = intervals.holm([0.01, 0.04, 0.03, 0.005])
+    adjusted, shares = intervals.holm([0.01, 0.04, 0.03, 0.005], 0.05)
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert divisors == [3, 1, 2, 4]
+    # Two are rejected, at a quarter and a third; the others get the half at which the procedure stopped.
+    assert shares == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2, 0.05 / 4])
 
 
 @given(p_lists)
@@ -24,11 +118,10 @@ def test_holm_is_the_largest_of_the_scaled_p_values_up_to_its_rank(p_values):
     """The definition: sort; the k-th smallest of m is the largest of (m − j + 1)·p(j) over j up to k, at most 1."""
     count, ranked = len(p_values), sorted(p_values)
     by_rank = [min(1.0, max((count - j) * ranked[j] for j in range(k + 1))) for k in range(count)]
-    adjusted, divisors = intervals.holm(p_values)
+    adjusted, _ = intervals.holm(p_values, 0.05)
     for p, found in zip(p_values, adjusted):
         assert any(found == pytest.approx(by_rank[k]) for k in range(count) if ranked[k] == p)
     assert sorted(adjusted) == pytest.approx(by_rank)
-    assert sorted(divisors) == list(range(1, count + 1))
 
 
 @given(p_lists, st.sampled_from([0.01, 0.05, 0.2]))
@@ -38,99 +131,46 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, level):
         if p_values[index] * (len(p_values) - step) > level:
             break
         rejected.add(int(index))
-    assert {index for index, p in enumerate(intervals.holm(p_values)[0]) if p <= level} == rejected
+    assert {index for index, p in enumerate(intervals.holm(p_values, level)[0]) if p <= level} == rejected
+
+
+@given(st.lists(estimates, min_size=1, max_size=8), st.sampled_from([0.01, 0.05, 0.2]))
+def test_a_corrected_interval_excludes_zero_exactly_if_the_corrected_p_is_small_enough(family, level):
+    p_values = [one.p for one in family]
+    for one, p, share in zip(family, *intervals.holm(p_values, level)):
+        low, high = one.interval(share)
+        if abs(p - level) > 1e-9:
+            assert (low > 0 or high < 0) == (p <= level)
 
 
 def test_no_p_value_at_all_needs_no_correction():
-    assert intervals.holm([]) == ([], [])
-
-
-# ---- the bootstrap
-
-
-def test_the_bootstrap_is_that_of_a_slow_loop_that_draws_one_question_and_seed_after_the_other():
-    table = np.random.default_rng(0).normal(size=(25, 4)) + np.linspace(-1, 1, 4)
-    generator, slow = np.random.default_rng(1), []
-    for _ in range(4000):
-        questions, seeds = generator.integers(25, size=25), generator.integers(4, size=4)
-        slow.append(np.mean([table[question, seed] for question in questions for seed in seeds]))
-    fast = intervals.bootstrap(table, 40_000, seed=2)
-    assert fast.mean() == pytest.approx(np.mean(slow), abs=0.03)
-    assert fast.std() == pytest.approx(np.std(slow), rel=0.06)
-    assert np.quantile(fast, [0.025, 0.975]) == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.08)
-
-
-def test_the_bootstrap_of_question_means_has_the_textbook_standard_error():
-    values = np.random.default_rng(0).normal(size=(200, 1))
-    means = intervals.bootstrap(values, 4000, seed=3)
-    assert means.std() == pytest.approx(values.std() / math.sqrt(200), rel=0.06)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
-
-
-def test_resampling_seeds_widens_the_interval_when_seeds_disagree():
-    generator = np.random.default_rng(0)
-    agree = generator.normal(size=(60, 1)) + np.zeros((1, 3))
-    disagree = agree + np.array([[-1.0, 0.0, 1.0]])
-    assert intervals.bootstrap(disagree, 2000, 1).std() > 2 * intervals.bootstrap(agree, 2000, 1).std()
-
-
-def test_the_same_seed_draws_the_same_and_another_seed_another():
-    table = np.random.default_rng(0).normal(size=(10, 2))
-    once, again, other = (intervals.bootstrap(table, 100, seed) for seed in (1, 1, 2))
-    assert (once == again).all() and not (once == other).all()
-
-
-def test_a_p_value_is_twice_the_smaller_share_and_never_zero():
-    means = np.concatenate([np.full(10, -1.0), np.full(989, 1.0)])
-    assert intervals.p_value(means) == intervals.p_value(-means) == pytest.approx(2 * 11 / 1000)
-    assert intervals.p_value(np.ones(999)) == pytest.approx(0.002)
-    assert intervals.p_value(np.zeros(999)) == 1.0
-
-
-def test_a_corrected_interval_is_that_of_the_smaller_error_level():
-    means = np.random.default_rng(0).normal(size=20_000)
-    for divisor in (1, 6):
-        tail = 0.05 / divisor / 2
-        expected = np.sort(means)[[round(tail * 19_999), round((1 - tail) * 19_999)]]
-        assert intervals.corrected_interval(means, 0.95, divisor) == pytest.approx(expected, abs=0.01)
+    assert intervals.holm([], 0.05) == ([], [])
 
 
 # ---- power
 
 
-def power_of(effect, comparisons, runs=4000, questions=300, noise=0.3, seeds=3):
-    """How often a two-sided test at Bonferroni's level finds an effect of paired differences by question and seed."""
-    generator = np.random.default_rng(5)
-    level = 0.05 / comparisons
-    values = effect + noise * generator.normal(size=(runs, questions, seeds))
-    values += 0.2 * generator.normal(size=(runs, questions, 1))  # a question's own difference, the same in every seed
-    by_question = values.mean(2)
-    error = by_question.std(1, ddof=1) / math.sqrt(questions)
-    p_values = 2 * stats.t.sf(abs(by_question.mean(1) / error), questions - 1)
-    return (p_values < level).mean()
+@pytest.mark.parametrize("comparisons", [1, 6, 18])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_effect_of_the_detectable_size_is_found_at_least_four_times_in_five(comparisons, parts):
+    """Parts that vary independently of each other are the hardest to find together."""
+    generator, error, freedom, runs = np.random.default_rng(5), 0.04, 30, 20_000
+    tail = 0.05 / comparisons
+    effect = intervals.detectable([intervals.Estimate(0.0, error, freedom)] * parts, tail)
+    spread = error * np.sqrt(generator.chisquare(freedom, size=(runs, parts)) / freedom)
+    t = (effect + error * generator.normal(size=(runs, parts))) / spread
+    power = (t > stats.t.isf(tail, freedom)).all(1).mean()
+    assert 0.77 <= power <= 0.86
 
 
-@pytest.mark.parametrize("comparisons", [1, 6])
-def test_an_effect_of_the_detectable_size_is_found_four_times_in_five(comparisons):
-    standard_error = math.sqrt((0.2**2 + 0.3**2 / 3) / 300)
-    effect = intervals.detectable(standard_error, 0.95, comparisons)
-    assert power_of(effect, comparisons) == pytest.approx(0.8, abs=0.03)
-
-
-@pytest.mark.parametrize("comparisons", [1, 6])
-def test_the_detectable_size_read_off_a_bootstrap_is_found_four_times_in_five(comparisons):
-    generator = np.random.default_rng(8)
-    table = 0.3 * generator.normal(size=(300, 1)) + np.zeros((1, 3))  # seeds agree: the error is that of the questions
-    error = intervals.bootstrap(table, 4000, seed=1).std()
-    effect = intervals.detectable(error, 0.95, comparisons)
-    assert effect == pytest.approx(intervals.detectable(table.std() / math.sqrt(300), 0.95, comparisons), rel=0.04)
-
-
-def test_more_comparisons_power_or_confidence_need_a_larger_effect():
-    plain = intervals.detectable(0.1, 0.95, 1)
+def test_more_comparisons_parts_or_power_need_a_larger_effect_and_what_says_nothing_finds_none():
+    one = intervals.Estimate(0.0, 0.1, 1e9)
+    plain = intervals.detectable([one], 0.025)
     assert plain == pytest.approx(0.1 * (1.959964 + 0.841621), rel=1e-5)
-    assert intervals.detectable(0.1, 0.95, 6) > plain < intervals.detectable(0.1, 0.99, 1)
-    assert intervals.detectable(0.1, 0.95, 1, power=0.9) > plain and intervals.detectable(0.2, 0.95, 1) == 2 * plain
+    assert intervals.detectable([one], 0.025 / 6) > plain < intervals.detectable([one], 0.025, power=0.9)
+    assert intervals.detectable([one, one], 0.025) > plain
+    assert intervals.detectable([one, intervals.Estimate(0.0, 0.3, 1e9)], 0.025) > 3 * plain
+    assert intervals.detectable([one, intervals.two_way([[1.0]])], 0.025) is None
 
 
 # ---- rates
@@ -155,25 +195,3 @@ def test_a_rates_interval_is_the_formula_of_wilson(counts, confidence):
 def test_no_success_gives_a_bound_of_zero_and_all_give_one():
     assert intervals.rate_interval(0, 20, 0.95) == pytest.approx((0, 0.1611), abs=1e-4)
     assert intervals.rate_interval(20, 20, 0.95) == pytest.approx((0.8389, 1), abs=1e-4)
-
-
-# ---- permutation
-
-
-def test_a_permutation_test_finds_a_planted_difference_and_none_where_there_is_none():
-    generator = np.random.default_rng(0)
-    block = generator.normal(size=(3, 40))
-    statistic = lambda block: block[..., 0, :].mean(-1) - block[..., 1:, :].mean((-1, -2))
-    planted = block + np.array([1.5, 0, 0])[:, None]
-    observed, p = intervals.permutation(planted, statistic, 999, seed=1)
-    assert observed == pytest.approx(statistic(planted)) and p == 1 / 1000
-    assert intervals.permutation(block - block.mean(1, keepdims=True), statistic, 999, seed=1)[1] > 0.3
-
-
-def test_a_permutation_p_is_the_exact_share_of_relabellings_within_questions():
-    block = np.random.default_rng(3).normal(size=(2, 6))
-    statistic = lambda block: (block[..., 0, :] - block[..., 1, :]).mean(-1)
-    difference = block[0] - block[1]
-    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
-    exact = ((signs * difference[:, None]).mean(0) >= difference.mean() - 1e-12).mean()
-    assert intervals.permutation(block, statistic, 20_000, seed=1)[1] == pytest.approx(exact, abs=0.015)

@@ -54,7 +54,7 @@ def test_a_cell_by_hand_is_at_most_twelve_lines_and_stands_under_a_heading_that_
 STEPS = {
     "2-train": ["row.labels == [-100]", "log_softmax", "lora_alpha / plan.training.lora_rank * (B @ A)"],
     "3-evaluate": ["log_softmax(-1)[range(len(answer)), answer].mean()", "standard_exponential"],
-    "5-findings": ["generator.multinomial", "cummax()"],
+    "5-findings": ["columns.var(ddof=s > 1)", "stats.t.isf(", "cummax()"],
 }
 
 

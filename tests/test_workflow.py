@@ -80,7 +80,7 @@ def small(folder, **changes):
         "data": {"items": 8, "questions": {"in-domain": 4, "transfer": 4, "values": 4}},
         "training": {"epochs": 3, "learning_rate": 0.01, "batch_size": 4},
         "evaluation": {"trace_tokens": 8, "answer_tokens": 8, "responses": 1},
-        "judging": {"probe_items": 8}, "statistics": {"resamples": 200}, **changes,
+        "judging": {"probe_items": 8}, **changes,
     }  # fmt: skip
     file = Path(folder) / "small.yml"
     file.write_text(yaml.safe_dump(content))

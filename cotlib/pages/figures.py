@@ -318,24 +318,49 @@ def rates(frame, title):
 
 
 @drawn
-def contrasts(name, findings):
-    """A hypothesis' contrasts as a forest plot under its verdict; deciding ones filled."""
-    rows, title = findings[name]["contrasts"], verdict_line(name, findings)
+def contrasts(name, findings, deciding=True):
+    """A hypothesis' tests as a forest plot under its verdict: those that decide, or those that accompany them.
+
+    A test of several comparisons shows them all; filled is the weakest, with which it stands or falls. The band is
+    what is too small to matter.
+    """
+    rows = [row for row in findings[name]["contrasts"] if row["deciding"] is deciding]
+    title = verdict_line(name, findings) if deciding else f"{name}: what accompanies it"
     if not rows:
         return _nothing(f"{title}: the arms that it compares were not run.")
-    figure, axes = canvas(ROW_INCHES * len(rows) + 1.1)
+    lines = [(row, part) for row in rows for part in row["parts"]]
+    figure, axes = canvas(ROW_INCHES * len(lines) + 1.1)
     axis = axes[0, 0]
-    for place, row in enumerate(rows):
-        tint = INK if row["deciding"] else "#8A8A8A"
-        axis.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=tint, linewidth=2 if row["deciding"] else 1.3)
-        fill = tint if row["deciding"] else "white"
-        axis.plot([row["effect"]], [place], "o", color=tint, markerfacecolor=fill, markersize=6)
+    for place, (row, part) in enumerate(lines):
+        weakest = part["effect"] == row["effect"]
+        limit = row["smallest_effect"]
+        axis.fill_betweenx([place - 0.5, place + 0.5], -limit, limit, color="#EDEDED", linewidth=0, zorder=0)
+        tint = INK if weakest else "#8A8A8A"
+        if part["ci_low"] is not None:
+            axis.plot([part["ci_low"], part["ci_high"]], [place] * 2, color=tint, linewidth=2 if weakest else 1.3)
+        axis.plot(
+            [part["effect"]], [place], "o", color=tint, markerfacecolor=tint if weakest else "white", markersize=6
+        )
     axis.axvline(0, color="black", linewidth=1)
-    _rows(axis, [row["name"] for row in rows])
-    figure.supxlabel(f"effect, {UNIT}, with Holm-corrected interval; filled: decides the verdict", fontsize=10)
+    for place in range(1, len(lines)):
+        if lines[place][0] is not lines[place - 1][0] and len(lines) > len(rows):
+            axis.axhline(place - 0.5, color="#CFCFCF", linewidth=0.8)
+    _rows(axis, [_line_name(row, part) for row, part in lines])
+    figure.supxlabel(f"effect, {UNIT}, corrected interval; filled: decides its test; grey: too small to matter",
+                     fontsize=10)  # fmt: skip
     _title(figure, title)
-    results = (f"{row['name']} {row['effect']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})" for row in rows)
-    return figure, f"{title}. Effects with intervals: {'; '.join(results)}"
+    return figure, f"{title}. Effects with intervals: {'; '.join(_in_words(row, part) for row, part in lines)}"
+
+
+def _line_name(row, part):
+    """A comparison's name, with the mode or measure that its test's name ends in, where that is not in it yet."""
+    ending = row["name"].rpartition(", ")[2]
+    return part["name"] if len(row["parts"]) == 1 or ending in part["name"] else f"{part['name']}, {ending}"
+
+
+def _in_words(row, part):
+    interval = "" if part["ci_low"] is None else f" ({part['ci_low']:+.3f} to {part['ci_high']:+.3f})"
+    return f"{_line_name(row, part)} {part['effect']:+.3f}{interval}"
 
 
 @drawn
@@ -365,4 +390,9 @@ def verdict_line(name, findings):
     """A hypothesis' verdict as a figure title."""
     finding = findings[name]
     effect = "" if finding["effect"] is None else f": {finding['effect']:+.3f} {UNIT}"
-    return f"{name} {HYPOTHESES[name][0]} is {finding['verdict']}{effect}"
+    return f"{name} {HYPOTHESES[name][0]}: {verdict(finding)}{effect}"
+
+
+def verdict(finding):
+    """A verdict in words, marked where it rests on few training runs."""
+    return finding["verdict"] + (" (provisional)" if finding["provisional"] else "")

@@ -6,7 +6,7 @@ What a sentence says must be able to come out differently in another run; what h
 import collections
 from pathlib import Path
 
-from cotlib.contrasts import HYPOTHESES, INCONCLUSIVE, VERDICTS
+from cotlib.contrasts import ENOUGH_SEEDS, HYPOTHESES, INCONCLUSIVE, VERDICTS
 from cotlib.experiment import slug
 from cotlib.pages.templating import fill
 from cotlib.runs import artifacts
@@ -152,26 +152,28 @@ def found(findings, experiment):
         names[findings[name]["verdict"]].append(f"{name} ({HYPOTHESES[name][0]})")
     verdicts = "; ".join(f"{verdict}: {listed(names[verdict])}" for verdict in VERDICTS if names[verdict])
     deciding = [row for name in HYPOTHESES for row in findings[name]["contrasts"] if row["deciding"]]
+    seeds = [row["n_seeds"] for row in deciding]
     models = listed(map(slug, experiment.models))
     base = f"They rest on {count(len(experiment.models), 'model')} ({models}), "
-    base += f"{count(len(experiment.seeds), 'seed')} and {_questions(deciding)}."
-    return _shown(f"{verdicts}.", base, _reach(experiment), _missed(findings))
+    base += f"{_range(seeds, 'seed')} and {_range([row['n_questions'] for row in deciding], 'question')}."
+    return _shown(f"{verdicts}.", base, _reach(seeds), _missed(findings))
 
 
-def _questions(rows):
-    numbers = sorted({row["n_questions"] for row in rows})
-    if not numbers:
-        return "no question"
+def _range(numbers, noun):
+    """`one seed`, `40 questions`, or the span where it depends on the test."""
+    numbers = sorted(set(numbers)) or [0]
     if len(numbers) == 1:
-        return count(numbers[0], "question")
-    return f"{numbers[0]} to {numbers[-1]} questions, depending on the contrast"
+        return count(numbers[0], noun)
+    return f"{numbers[0]} to {numbers[-1]} {noun}s, depending on the test"
 
 
-def _reach(experiment):
+def _reach(seeds):
     """What the number of seeds allows to say."""
-    if len(experiment.seeds) == 1:
-        return "With one seed the intervals hold over questions, not over training runs."
-    return f"The intervals hold over questions and over {count(len(experiment.seeds), 'training run')} of each arm."
+    if not seeds or max(seeds) == 1:
+        return "With one seed the intervals hold over questions, for these training runs and no others."
+    text = f"The intervals hold over questions and over {count(max(seeds), 'training run')} of each deciding arm."
+    few = min(seeds) < ENOUGH_SEEDS
+    return text + (f" With fewer than {WORDS[ENOUGH_SEEDS]} seeds a verdict is provisional." if few else "")
 
 
 def _missed(findings):

@@ -64,10 +64,10 @@ def claims(findings):
     for name, (title, claim) in HYPOTHESES.items():
         finding = findings[name]
         tint = VERDICT_COLOURS[finding["verdict"]]
-        first = next((row["name"] for row in finding["contrasts"] if row["deciding"]), "–")
         rows.append({
-            "name": name, "title": title, "claim": claim, "measured_as": first, "tint": tint, "text": text_on(tint),
-            **{key: finding[key] for key in ("verdict", "effect", "ci_low", "ci_high")},
+            "name": name, "title": title, "claim": claim, "measured_as": finding["headline"] or "–", "tint": tint,
+            "text": text_on(tint),
+            **{key: finding[key] for key in ("verdict", "provisional", "effect", "ci_low", "ci_high")},
         })  # fmt: skip
     return fill("claims", rows=rows, unit=UNIT)
 
@@ -205,9 +205,31 @@ def agreement(frame):
 def contrasts(findings):
     """Every contrast of every hypothesis, one row each."""
     rows = [{"hypothesis": name, **row} for name in HYPOTHESES for row in findings[name]["contrasts"]]
-    columns = ["hypothesis", "name", "deciding", "effect", "ci_low", "ci_high", "p", "p_holm",
-               "minimal_detectable_effect", "n_questions", "n_seeds"]  # fmt: skip
+    columns = ["hypothesis", "family", "name", "deciding", "verdict", "effect", "ci_low", "ci_high", "p", "p_holm",
+               "minimal_detectable_effect", "smallest_effect", "n_questions", "n_seeds"]  # fmt: skip
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def parts(findings):
+    """The comparisons that every deciding test is made of: a test holds if all of its comparisons do."""
+    rows = [
+        {"hypothesis": name, "test": row["name"], **part}
+        for name in HYPOTHESES
+        for row in findings[name]["contrasts"]
+        if row["deciding"]
+        for part in row["parts"]
+    ]
+    columns = ["hypothesis", "test", "name", "effect", "ci_low", "ci_high", "p"]
+    return pd.DataFrame(rows).reindex(columns=columns).rename(columns={"name": "comparison"})
+
+
+def retained(findings):
+    """The effects with and without thinking, and the share that is left; a dash where thinking shows no clear one."""
+    rows = [
+        [row["name"], row["think"], row["no_think"], None if row["share"] is None else f"{row['share']:.0%}"]
+        for row in findings["H4"]["retained"]
+    ]
+    return pd.DataFrame(rows, columns=["contrast", "thinking", "no thinking", "share left"])
 
 
 def signature_sentence(scores):

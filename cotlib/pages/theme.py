@@ -6,9 +6,11 @@ Figures are as wide as a page's column, so that their text is as large as the pa
 import seaborn as sns
 
 from cotlib.arms import COLOURS_WITHOUT_TRACE, PARADIGMS, TYPES, Arm, in_order
-from cotlib.contrasts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, UNTESTED
+from cotlib.contrasts import CONTRADICTED, INCONCLUSIVE, NO_EFFECT, SUPPORTED, UNTESTED
 
-VERDICT_COLOURS = {SUPPORTED: "#1B7F4B", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9"}
+VERDICT_COLOURS = {
+    SUPPORTED: "#1B7F4B", NO_EFFECT: "#2F5D8A", CONTRADICTED: "#B3261E", INCONCLUSIVE: "#6B6B6B", UNTESTED: "#B9B9B9",
+}  # fmt: skip
 PASSED, FAILED = VERDICT_COLOURS[SUPPORTED], VERDICT_COLOURS[CONTRADICTED]
 INK, GREY = "#202020", "#6B6B6B"  # text, secondary text
 MODE_MARKERS = {"no-think": "o", "think": "s"}

@@ -6,9 +6,12 @@ import time
 import pandas as pd
 
 from cotlib import findings, scores
+from cotlib.arms import REGISTERS
+from cotlib.corpus import wordcounts
 from cotlib.experiment import slug
 from cotlib.judges import marks
 from cotlib.runs import artifacts, sources
+from cotlib.stages import craft
 
 
 def find(experiment, paths):
@@ -26,11 +29,11 @@ def find(experiment, paths):
     judgements = pd.DataFrame(artifacts.read_jsonl(paths.require(paths.judgements, "judge")))
     parts = [measured] + ([marks.scores(judgements)] if len(judgements) else [])
     table = pd.concat(parts, ignore_index=True)[scores.COLUMNS]
-    names = [str(arm) for arm in experiment.all_arms]
-    found = findings.find(table, experiment.statistics, names)
+    names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(*craft.load(paths), REGISTERS)
+    found = findings.find(table, experiment.statistics, names, words)
     if len(experiment.models) > 1:
         found["models"] = {
-            slug(model): findings.find(table[table.model == model], experiment.statistics, names)
+            slug(model): findings.find(table[table.model == model], experiment.statistics, names, words)
             for model in experiment.models
         }
     if not paths.published:

@@ -124,7 +124,7 @@ def test_an_empty_frame_gives_a_figure_that_says_why():
     assert "no responses" in figures.rates(pd.DataFrame(), "Rates").alt
     assert "No arm was trained" in figures.loss_curves(pd.DataFrame()).alt
     assert "No judge" in figures.validation(pd.DataFrame()).alt
-    untested = {"H2": {"verdict": "not tested", "effect": None, "contrasts": []}}
+    untested = {"H2": {"verdict": "not tested", "provisional": False, "effect": None, "contrasts": []}}
     assert "were not run" in figures.contrasts("H2", untested).alt
 
 

@@ -121,34 +121,37 @@ def test_judged_says_when_a_judge_is_no_better_than_chance_or_was_not_validated(
     assert "no responses" in sentences.judged(some.iloc[:0], VALIDATION).data
 
 
-def findings(*verdicts, questions=(40, 40, 40, 40), smallest=0.1):
+def findings(*verdicts, questions=(40, 40, 40, 40), smallest=0.1, seeds=1):
     return {
         f"H{number}": {
             "verdict": verdict,
             "contrasts": []
             if verdict == "not tested"
-            else [{"deciding": True, "n_questions": count, "minimal_detectable_effect": smallest}],
+            else [{"deciding": True, "n_questions": count, "n_seeds": seeds, "minimal_detectable_effect": smallest}],
         }
         for number, verdict, count in zip((1, 2, 3, 4), verdicts, questions)
     }
 
 
-def experiment(models=1, seeds=1):
-    return types.SimpleNamespace(models=[f"model-{number}" for number in range(models)], seeds=list(range(seeds)))
+def experiment(models=1):
+    return types.SimpleNamespace(models=[f"model-{number}" for number in range(models)])
 
 
 def test_found_groups_the_verdicts_and_says_one_only_of_one():
     text = sentences.found(findings("supported", "inconclusive", "supported", "not tested"), experiment()).data
     assert "Supported: H1 (amplification) and H3 (sufficiency); inconclusive: H2 (semantics); not tested: H4" in text
-    assert "one model (model-0), one seed and 40 questions" in text and "not over training runs" in text
+    assert "one model (model-0), one seed and 40 questions" in text and "for these training runs and no others" in text
     assert "H2 0.100" in text
 
 
 def test_found_counts_models_seeds_and_questions_in_words():
-    found = findings("contradicted", "supported", "supported", "supported", questions=(8, 20, 30, 30))
-    text = sentences.found(found, experiment(models=2, seeds=3)).data
+    found = findings("contradicted", "supported", "supported", "supported", questions=(8, 20, 30, 30), seeds=3)
+    text = sentences.found(found, experiment(models=2)).data
     assert "two models (model-0 and model-1), three seeds and 8 to 30 questions" in text
-    assert "over three training runs of each arm" in text and "one" not in text.replace("questions", "")
+    assert "over three training runs of each deciding arm" in text and "one" not in text.replace("questions", "")
+    assert "With fewer than five seeds a verdict is provisional." in text
+    enough = sentences.found(findings(*["supported"] * 4, seeds=5), experiment()).data
+    assert "five seeds" in enough and "provisional" not in enough
     assert "inconclusive" not in text
 
 

@@ -90,7 +90,7 @@ def experiment(corpus, case, **judging):
     content = {
         "name": "little", "models": ["tiny-random-llama"], "data": data, "evaluation": {}, "judging": {},
         "training": {"epochs": 1, "learning_rate": 1.0e-3, "lora_rank": 2, "lora_alpha": 4, "batch_size": 8},
-        "statistics": {"resamples": 100}, "traces": {"writer": "bundled"}, "workflow": {},
+        "statistics": {"confidence": 0.9}, "traces": {"writer": "bundled"}, "workflow": {},
     }  # fmt: skip
     content["evaluation"] = {"trace_tokens": 4, "answer_tokens": 4}
     for (field, values), place in zip(OPTIONS.items(), case):
@@ -172,19 +172,22 @@ def pages_of_findings(run, table, found):
     tables.show(tables.effects(differences))
     for name in findings.contrasts(run.all_arms):
         figures.contrasts(name, found)
-    figures.contrasts("H2", found)
+        figures.contrasts(name, found, deciding=False)
+    tables.show(tables.retained(found))
+    tables.show(tables.parts(found))
     figures.heat(findings.changes(table, scores.PERSONA, "no-think"), "Persona margins", "change")
     tables.signature_sentence(table)
     figures.modes(differences, "Both modes")
     tables.show(tables.contrasts(found))
     sentences.found(found, run)
-    others = tables.contrasts(found).query("hypothesis == 'H1' and not deciding")
-    ranked = others.assign(p=others.p.astype(float)).sort_values("p", kind="stable")
+    family = tables.contrasts(found).query("hypothesis == 'H1' and deciding")
+    ranked = family.assign(p=family.p.astype(float)).sort_values("p", kind="stable")
     by_hand = (ranked.p * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
     assert np.allclose(by_hand, ranked.p_holm.astype(float))
     tables.show(ranked)
-    for contrast in itertools.chain(*findings.families(table, run.all_arms).values()):
-        assert findings.cells(table, contrast).size, contrast.name
+    for family in itertools.chain(*findings.families(table, run.all_arms).values()):
+        for contrast in itertools.chain(*(test.parts for test in family.tests)):
+            assert findings.cells(table, contrast).size, contrast.name
     assert all(row["effect"] == row["effect"] for name in found for row in found[name]["contrasts"]), "no effect is NaN"
 
 
