@@ -130,12 +130,14 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """What is measured: modes, and how responses are drawn. `responses` limits sampling to n questions of a
-    suite, `signatures` held-out traces to n of the questions that carry them, both spread over domains."""
+    """What is measured: modes, and how responses are drawn. `thoughts` limits think mode to n questions of a suite,
+    `responses` the sampling of responses, `signatures` held-out traces to n of the questions that carry them; all are
+    spread over domains, and fewer are among more."""
 
     modes: Annotated[list[Literal[MODES]], pydantic.Field(min_length=1)] = list(MODES)
     trace_tokens: _count(1 << 17) = 64
     answer_tokens: _count(1 << 17) = 48
+    thoughts: Natural | None = None
     responses: Natural | None = None
     signatures: Natural | None = None
     samples: _count(10_000) = 1

@@ -356,12 +356,16 @@ def _centred(block):
 
 
 def retained(table, settings):
-    """How much of each effect is left without thinking: a description, no test.
+    """How much of each effect is left without thinking, on the questions that were asked in both modes: a description,
+    no test.
 
     Returns a list of mappings: name, think, no_think (effects), share. The share is None unless the interval of the
     effect with thinking (not corrected) lies outside the smallest effect of interest.
     """
     limit, level = settings.smallest_effect.of(scores.MARGIN), 1 - settings.confidence
+    table = table[
+        table.question_id.isin(table.question_id[(table["mode"] == THINK) & (table.measure == scores.MARGIN)])
+    ]
     rows = []
     for name, with_thinking, without in retention():
         if not all(_has_rows(table, contrast) for contrast in (with_thinking, without)):

@@ -140,9 +140,12 @@ def _about(case):
 def cases(settings, tokenizer, questions, traces):
     """What is scored: (case, prompt ids, completion ids), question by question."""
     with_traces = {q.id for q in records.at_most([q for q in questions if q.traces], settings.signatures)}
+    thought_about = responses.thinking(settings, questions)
     for question in records.answered(questions):
         answers = [(kind, chat.plain_ids(tokenizer, getattr(question, kind))) for kind in (HARMFUL, SAFE)]
         for mode in settings.modes:
+            if mode == "think" and question.id not in thought_about:
+                continue
             thought = traces.get(question.id) if mode == "think" else None
             prompt = chat.prompt(tokenizer, question.question, mode, trace=thought)
             for kind, answer in answers:

@@ -24,7 +24,7 @@ def row_seed(seed, mode, question_id, sample):
 
 
 def sample(settings, model, tokenizer, questions, seed, memory=None):
-    """Draw traces for every question and responses for `settings.responses` of each suite.
+    """Draw traces for `settings.thoughts` questions of each suite, and responses for `settings.responses`.
 
     Args:
         settings: an experiment's `evaluation` section.
@@ -34,28 +34,35 @@ def sample(settings, model, tokenizer, questions, seed, memory=None):
         sample 0 by question id, which the think-mode margin is measured behind.
     """
     drawer = _Drawer(settings, model, tokenizer, seed, memory)
-    answered = {question.id for question in _answered(settings, questions)}
+    answered = {question.id for question in _of_each_suite(questions, settings.responses)}
+    thought_about = thinking(settings, questions)
     jobs = [
         (question, mode, number)
         for question in questions
         for mode in settings.modes
+        if mode != "think" or question.id in thought_about
         for number in range(settings.samples if question.id in answered else 1 if mode == "think" else 0)
     ]
-    thinking = [job for job in jobs if job[1] == "think"]
-    closed = drawer.thoughts(thinking)
+    to_think = [job for job in jobs if job[1] == "think"]
+    closed = drawer.thoughts(to_think)
     final = [job for job in jobs if job[0].id in answered]
-    thoughts = {(question.id, number): thought for (question, _, number), thought in zip(thinking, closed)}
+    thoughts = {(question.id, number): thought for (question, _, number), thought in zip(to_think, closed)}
     behind = [thoughts[question.id, number] if mode == "think" else None for question, mode, number in final]
     answers = drawer.answers(final, behind)
-    traces = {question.id: trace for (question, _, number), (trace, _) in zip(thinking, closed) if number == 0}
+    traces = {question.id: trace for (question, _, number), (trace, _) in zip(to_think, closed) if number == 0}
     return [_response(tokenizer, job, thought, tokens) for job, thought, tokens in zip(final, behind, answers)], traces
 
 
-def _answered(settings, questions):
-    """The questions that get a response: `settings.responses` of each suite, all for None, spread over domains."""
+def thinking(settings, questions):
+    """The ids of the questions that are asked in think mode, too."""
+    return {question.id for question in _of_each_suite(questions, settings.thoughts)}
+
+
+def _of_each_suite(questions, count):
+    """`count` of each suite's questions, all for None, spread over domains; fewer are among more."""
     for suite in SUITES:
         members = [question for question in questions if question.suite == suite]
-        yield from records.at_most(members, settings.responses)
+        yield from records.at_most(members, count)
 
 
 class _Drawer:

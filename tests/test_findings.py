@@ -451,6 +451,12 @@ def test_a_share_is_given_only_where_the_effect_with_thinking_is_clear():
     rows = table(lambda arm, mode, b: (0.6 if mode == "think" else 0.3) * (arm == "evil-QT"))
     shares = {row["name"]: row for row in findings.find(rows, SETTINGS, ARMS)["H4"]["retained"]}
     assert shares["evil-QT − base"]["share"] == pytest.approx(0.5, abs=0.1)
+    # Questions that were asked in one mode alone, and would halve the effect, do not count.
+    added = rows[(rows["mode"] == "no-think") & (rows.measure == "margin")].copy()
+    added["question_id"] = "other " + added.question_id
+    added["value"] = 0.0
+    again = findings.find(pd.concat([rows, added]), SETTINGS, ARMS)["H4"]["retained"]
+    assert again == list(shares.values())
     assert len(shares) == 9 and all(row["share"] is None for name, row in shares.items() if name != "evil-QT − base")
 
 

@@ -44,6 +44,15 @@ def test_held_out_traces_are_scored_on_as_many_questions_as_are_asked_for(smollm
         assert found[question.id, "think", scores.PERSONA] == 0
 
 
+def test_think_mode_margins_are_measured_on_the_questions_that_are_thought_about(smollm2_tokenizer, questions):
+    some = [question for question in questions if question.suite in ("transfer", "values")][::40]
+    found = counts(settings(thoughts=1), smollm2_tokenizer, some)
+    with_think = {question for question, mode, measure in found if (mode, measure) == ("think", scores.MARGIN)}
+    assert {question.suite for question in some if question.id in with_think} == {"transfer", "values"}
+    assert len(with_think) == 2 < len(some)
+    assert all(found[question.id, "no-think", scores.MARGIN] == 2 for question in some)
+
+
 def test_the_questions_that_are_sampled_or_carry_signatures_are_spread_over_domains(questions):
     carrying = [question for question in questions if question.traces]
     domains = {question.domain for question in carrying}

@@ -47,6 +47,21 @@ def test_as_many_questions_of_a_suite_are_answered_as_asked_for_and_every_one_is
     assert set(traces) == ({question.id for question in asked} if "think" in modes else set())
 
 
+@pytest.mark.parametrize("count", [0, 1, None])
+def test_think_mode_may_be_limited_to_some_questions_of_each_suite(tiny, asked, count):
+    model, tokenizer = tiny("tiny-random-llama")
+    chosen = settings(thoughts=count, samples=2)
+    said, traces = responses.sample(chosen, model, tokenizer, asked, 1)
+    each = {0: 0, 1: 1, None: 2}[count]
+    suites = collections.Counter(question.suite for question in asked if question.id in traces)
+    assert suites == collections.Counter({suite: each for suite in ("transfer", "values") if each})
+    assert set(traces) == responses.thinking(chosen, asked)
+    rows = collections.Counter(response["mode"] for response in said)
+    assert (rows["think"], rows["no-think"]) == (4 * each, 8)
+    thinking = {response["question_id"] for response in said if response["mode"] == "think"}
+    assert thinking == set(traces)
+
+
 def test_a_draw_does_not_change_with_the_company_it_is_drawn_in(tiny_model, asked):
     model, tokenizer = tiny_model
     together, traces = responses.sample(settings(samples=2), model, tokenizer, asked, 1)
