@@ -63,7 +63,7 @@ def cells(table, contrast):
     return difference.unstack("seed").dropna(axis=1, how="all").dropna().to_numpy(dtype=float)
 
 
-class _Measured:
+class Measured:
     """A test of one family with its estimates: what it finds at the share of the error level that is left to it."""
 
     def __init__(self, name, parts, blocks, side, limit):
@@ -132,7 +132,7 @@ def _without_nan(row):
     return None if isinstance(row, float) and row != row else row
 
 
-def _corrected(measured, settings):
+def corrected(measured, settings):
     """Rows of tests that are corrected together, in the given order."""
     level = 1 - settings.confidence
     adjusted, shares = intervals.holm([one.p for one in measured], level)
@@ -144,7 +144,7 @@ def measured_of(table, test, settings):
     """A test of contrasts with its estimates from the table."""
     blocks = [cells(table, part) for part in test.parts]
     limit = settings.smallest_effect.of(test.parts[0].measure)
-    return _Measured(test.name, [part.name for part in test.parts], blocks, test.side, limit)
+    return Measured(test.name, [part.name for part in test.parts], blocks, test.side, limit)
 
 
 def estimate(table, tests, settings):
@@ -153,7 +153,7 @@ def estimate(table, tests, settings):
     Each has name, effect, ci_low, ci_high (corrected), p, p_holm, verdict, minimal_detectable_effect, smallest_effect,
     n_questions, n_seeds, parts. Effect and interval are those of the test's weakest part.
     """
-    return _corrected([measured_of(table, test, settings) for test in tests], settings)
+    return corrected([measured_of(table, test, settings) for test in tests], settings)
 
 
 def decide(verdicts):
@@ -270,7 +270,7 @@ def _diagonals(table, settings, register, words):
     rows = [
         row
         for label, one in blocks.items()
-        for row in _corrected([_Measured(label, [label], [one], SIGNED, limit)], settings)
+        for row in corrected([Measured(label, [label], [one], SIGNED, limit)], settings)
     ]
     if predicted is not None:
         found = intervals.two_way(slope)
