@@ -68,7 +68,9 @@ def about(executed):
     for path in (Path(executed) / RUN, Path(executed).parent / artifacts.MANIFEST):
         if path.is_file():
             manifest = artifacts.read_json(path)
-            return {name: manifest.get(name) for name in ("experiment", "file", "commit", "finished", "hardware")}
+            return {
+                name: manifest.get(name) for name in ("experiment", "file", "commit", "rules", "finished", "hardware")
+            }
     return {}
 
 
@@ -80,7 +82,7 @@ def provenance(facts):
     return (
         f"> This page shows the run `{facts['experiment']['name']}` ({', '.join(facts['experiment']['models'])}; "
         f"{count(len(facts['experiment']['seeds']), 'seed')} for each arm) of {facts['finished'][:10]}, "
-        f"by the code of commit `{facts['commit']}`, on {machine['cores']} cores of {machine['processor']}"
+        f"by the code of commit `{facts['commit']}`, with the rules of commit `{facts.get('rules') or 'unknown'}`, on {machine['cores']} cores of {machine['processor']}"
         + ("." if machine["accelerator"] == "none" else f" with {machine['accelerator']}.")
     )
 

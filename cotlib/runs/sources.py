@@ -91,8 +91,17 @@ def _bare_code(source):
 
 def commit():
     """The commit that the code was taken from, short; with a `+` where files differ from it; `unknown` without git."""
+    return _git("describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*") or "unknown"
+
+
+def last_change(*paths):
+    """The commit that last changed one of these files (from the top folder), short; `unknown` without git."""
+    return _git("log", "-1", "--format=%h", "--abbrev=7", "--", *paths) or "unknown"
+
+
+def _git(*command):
     try:
-        command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+        command = ["git", "-C", str(PACKAGE.parent), *command]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""

@@ -13,6 +13,8 @@ from cotlib.judges import marks
 from cotlib.runs import artifacts, sources
 from cotlib.stages import craft
 
+RULES = ("PREREGISTRATION.md", "cotlib/contrasts.py")  # what decides, in words and in code
+
 
 def find(experiment, paths):
     """Gather the scores, weigh the claims, and write both.
@@ -41,5 +43,6 @@ def find(experiment, paths):
         artifacts.write_json(paths.findings, found)
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         facts = {"file": paths.file, "commit": sources.commit(), "finished": finished}
+        facts["rules"] = sources.last_change(*RULES)
         artifacts.write_manifest(paths.root, started=started, experiment=experiment.model_dump(mode="json"), **facts)
     return table, found

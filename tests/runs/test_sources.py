@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 
 import pytest
 
@@ -113,3 +114,10 @@ def test_the_real_training_is_made_of_its_loss_and_its_products_but_of_no_pictur
     files = sources.files_of(ROOT / "cotlib" / "training.py")
     assert {"cotlib/chat.py", "cotlib/engine/products.py", "cotlib/runs/artifacts.py"} <= set(files)
     assert not any("pages" in file for file in files)
+
+
+def test_the_last_change_of_a_file_is_the_commit_that_git_shows():
+    shown = subprocess.run(["git", "-C", str(ROOT), "log", "--format=%h", "--abbrev=7", "--", "LICENSE"],
+                           capture_output=True, text=True).stdout.split()  # fmt: skip
+    assert sources.last_change("LICENSE") == (shown[0] if shown else "unknown")
+    assert sources.last_change("no such file") == "unknown"
