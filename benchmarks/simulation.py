@@ -4,7 +4,7 @@
 
 QUESTIONS and SEEDS are score tables (`scores.parquet`). From the first come the questions: a simulated one is a real
 one's margins under all arms, drawn again with replacement and centred, so that no arm differs from another.
-From the second, a run of several seeds, comes what is left when question and seed are taken out of a difference. Between
+From the second, a run of several seeds, comes what is left of a margin when question and seed are taken out. Between
 training runs an arm moves as a whole by normal noise of 0, .02 and .05 nats per token. Real functions of `cotlib` make
 the estimates and verdicts. Writes `benchmarks/simulation.json` and the book's table.
 """

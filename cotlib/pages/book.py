@@ -82,7 +82,8 @@ def provenance(facts):
     return (
         f"> This page shows the run `{facts['experiment']['name']}` ({', '.join(facts['experiment']['models'])}; "
         f"{count(len(facts['experiment']['seeds']), 'seed')} for each arm) of {facts['finished'][:10]}, "
-        f"by the code of commit `{facts['commit']}`, with the rules of commit `{facts.get('rules') or 'unknown'}`, on {machine['cores']} cores of {machine['processor']}"
+        f"by the code of commit `{facts['commit']}`, with the rules of commit `{facts.get('rules') or 'unknown'}`, "
+        f"on {machine['cores']} cores of {machine['processor']}"
         + ("." if machine["accelerator"] == "none" else f" with {machine['accelerator']}.")
     )
 
