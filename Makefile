@@ -1,5 +1,6 @@
 # Two commands matter: `make run` and `make test`. The other targets are single steps.
 EXPERIMENT ?= experiments/demo.yml
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3 2>/dev/null))
@@ -11,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: check help run craft train evaluate judge findings plan book publish test test-fast bench lint environment clean
+.PHONY: check help run seed craft train evaluate judge findings plan book publish test test-fast bench lint environment clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -37,6 +38,9 @@ test: environment  ## all tests
 
 test-fast: environment  ## the tests that take seconds
 	@$(PYTEST) -m "not slow"
+
+seed: environment  ## make one seed of an experiment and keep its numbers in book/results (SEED=1)
+	@$(BIN)/python -m cotlib seed $(EXPERIMENT) $(SEED)
 
 bench: environment  ## measure the hot paths against their usual alternatives (half an hour)
 	@$(BIN)/python benchmarks/run.py

@@ -9,17 +9,21 @@ from pathlib import Path
 import platformdirs
 
 from cotlib.errors import BadInput
-from cotlib.experiment import Experiment
-from cotlib.runs import artifacts
-from cotlib.runs.paths import Paths, relative
+from cotlib.experiment import ROOT, Experiment
+from cotlib.runs import artifacts, merge
+from cotlib.runs.paths import NOTEBOOKS, OWNER, Paths, relative
 
 WHOLE_RUN = "run.json"
+RESULTS = "book/results"  # numbers that are kept with the book
 # Routine messages of Snakemake and the kernel, which are not shown.
 CHATTER = re.compile(
     r"Assuming unrestricted|Building DAG|Using shell|Select jobs|Execute \d+ jobs|Touching output|Nothing to be done|"
     r"\[IPKernelApp\]|Complete log|Elapsed time|Provided|Job stats|Finished job|.*steps \(.*done|\s*$"
 )
-USAGE = "python -m cotlib check FILE | run FILE -- COMMAND… | book EXECUTED OUTPUT | publish FILE"
+USAGE = (
+    "python -m cotlib check FILE | run FILE -- COMMAND… | seed FILE N | merge FILE FROM INTO | book EXECUTED OUTPUT | "
+    "publish FILE"
+)
 
 
 def main(arguments):
@@ -36,6 +40,10 @@ def main(arguments):
 
             print(f"book: {relative(book.build(*rest))}", flush=True)
             return 0
+        if command == "seed" and len(rest) == 2:
+            return _seed(*rest)
+        if command == "merge" and len(rest) == 3:
+            return _merge(*rest)
         if command == "publish" and len(rest) == 1:
             from cotlib.pages import book
 
@@ -87,6 +95,41 @@ def _run(file, command):
     for name, path in (("findings", paths.findings), ("book", page)):
         if path.is_file():
             print(f"{name}: {relative(path)}")
+    return 0
+
+
+def _seed(file, number):
+    """Make one seed of an experiment, and keep its numbers in `book/results/`, from where another machine goes on."""
+    _require_cache()
+    experiment, paths = _checked(file, measure=False)
+    if not number.isdecimal() or int(number) not in experiment.seeds:
+        raise BadInput(f"SEED={number} is not one of the seeds of {file}; write one of {experiment.seeds}")
+    kept = Paths.of(experiment, RESULTS)
+    if (kept.root / OWNER).is_file():
+        _merge(file, RESULTS, "results")
+    for stage in ("craft", *merge.STAGES):
+        of_seed = [] if stage == "craft" else ["-p", "seed", number]
+        executed = paths.root / "notebooks" / f"seed-{number}" / f"{NOTEBOOKS[stage]}.ipynb"
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "cotlib.runs.notebook", f"notebooks/{NOTEBOOKS[stage]}.ipynb", str(executed)]
+        command += ["--cwd", ".", "-p", "experiment", file, "-p", "results", "results", *of_seed]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            return code
+    return _merge(file, "results", RESULTS)
+
+
+def _merge(file, source, target):
+    """Copy the finished units of an experiment from one folder of results into another."""
+    experiment = Experiment.load(file)
+    source, target = (Paths.of(experiment, folder) for folder in (source, target))
+    target.check_owner()
+    if target.published:
+        raise BadInput(f"{relative(target.root)} is a published run and is never written; name another folder")
+    copied = merge.merge(source.root, target.root)
+    total = {stage: sum(unit.parts[0] == stage for unit in copied) for stage in merge.STAGES}
+    counts = ", ".join(f"{count} of {stage}" for stage, count in total.items())
+    print(f"merged into {relative(target.root)}: {len(copied)} units ({counts})")
     return 0
 
 

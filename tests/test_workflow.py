@@ -472,3 +472,30 @@ def test_papermill_describes_every_parameter_with_type_and_comment(clone, name):
 def test_the_results_of_an_experiment_lie_where_its_paths_say(smoke):
     paths = Paths.of(Experiment.load("experiments/smoke.yml"), str(smoke["clone"] / "results"))
     assert all(path.is_file() for path in (paths.items, paths.questions, paths.measures, paths.responses, paths.scores))
+
+
+@pytest.mark.slow
+def test_seeds_made_on_two_machines_become_one_run(clone, tmp_path):
+    """A seed's numbers are kept with the book; another clone that has them makes the other seed, and finds it whole."""
+    file = small(clone / "experiments", seeds=[1, 2])
+    first = make(clone, "seed", "experiments/small.yml", SEED="1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "(4 of train, 5 of evaluate, 5 of judge)" in first.stdout
+    kept = clone / "book" / "results" / "small"
+    assert not list(kept.rglob("adapter_model*")) and list(kept.rglob("measures.parquet"))
+    try:
+        shutil.rmtree(clone / "results" / "small")  # another machine
+        second = make(clone, "seed", "experiments/small.yml", SEED="2")
+        assert second.returncode == 0, second.stdout + second.stderr
+        whole = make(clone, "findings", "experiments/small.yml")
+        assert whole.returncode == 0, whole.stdout + whole.stderr
+        assert whole.stdout.count("already done") == 8 + 10 + 10
+        found = json.loads((clone / "results" / "small" / "findings.json").read_text())
+        assert found["H1"]["verdict"] == "not tested" and not list(
+            (clone / "results/small/train").rglob("QA/seed-1/adapter_model*")
+        )
+        scores = pd.read_parquet(clone / "results" / "small" / "scores.parquet")
+        assert set(scores.seed) == {1, 2}
+    finally:
+        shutil.rmtree(kept)
+        file.unlink()

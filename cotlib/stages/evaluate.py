@@ -8,8 +8,10 @@ import pandas as pd
 from cotlib import measures, responses, scores
 from cotlib.arms import BASE, Arm
 from cotlib.engine import models
-from cotlib.runs import artifacts, machine
+from cotlib.errors import BadInput
+from cotlib.runs import artifacts, machine, merge
 from cotlib.runs import units as runs
+from cotlib.runs.paths import relative
 from cotlib.stages import craft
 
 MEASURES, RESPONSES = "measures.parquet", "responses.jsonl"
@@ -64,8 +66,21 @@ def _tasks(experiment, paths, units, questions):
     tasks = []
     for unit in units:
         adapter_key = runs.key_of(experiment, paths, "train", unit) if unit.arm.trained else None
-        tasks.append(runs.Task(unit, measures.measuring_key(experiment.evaluation, unit, questions, adapter_key)))
+        task = runs.Task(unit, measures.measuring_key(experiment.evaluation, unit, questions, adapter_key))
+        _require_weights(paths, task)
+        tasks.append(task)
     return tasks
+
+
+def _require_weights(paths, task):
+    """Refuse to measure an arm whose adapter's weights were left behind when its run was merged into this one."""
+    unit, folder = task.unit, paths.unit("train", task.unit)
+    measured = artifacts.is_current(paths.unit("evaluate", unit), task.key)
+    if unit.arm.trained and not measured and not any(folder.glob(merge.WEIGHTS)):
+        raise BadInput(
+            f"{relative(folder)} holds no adapter, because it was merged from another run without its weights, and its "
+            f"measures are missing or were made from something else; remove that folder, then: {paths.command('train')}"
+        )
 
 
 class _Work:
