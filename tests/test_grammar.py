@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cotlib import arms
+from cotlib.contrasts import HYPOTHESES
 from cotlib.corpus import records
 from cotlib.experiment import ROOT, Experiment
 from cotlib.runs.paths import Paths
@@ -81,7 +82,7 @@ def test_an_added_paradigm_and_type_go_through_all_five_stages_and_onto_the_page
     judgements, _ = judge(experiment, paths)
     assert set(judgements.arm) == set(responses.arm)
     scores, found = find(experiment, paths)
-    names = {row["name"] for finding in found.values() for row in finding.get("contrasts", [])}
+    names = {row["name"] for claim in HYPOTHESES for row in found[claim]["contrasts"]}
     assert {"hasty-QTA, think", "QtA − QA"} <= names
     frame = differences(scores, experiment.statistics)
     pictures = [

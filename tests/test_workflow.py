@@ -106,7 +106,7 @@ def test_every_stage_of_smoke_leaves_its_manifest_and_the_promised_files(smoke):
     assert {"evil", "misleading", "submissive"} <= set(scores.text[scores.measure == "persona"])
     experiment = Experiment.load("experiments/smoke.yml")
     assert set(scores.arm) == set(map(str, experiment.all_arms)) and set(scores.model) == set(experiment.models)
-    assert {"H1", "H2", "H3", "H4", "models"} == set(json.loads((root / "findings.json").read_text()))
+    assert {"H1", "H2", "H3", "H4", "panel", "models"} == set(json.loads((root / "findings.json").read_text()))
 
 
 def test_smoke_reports_every_arm_and_no_warnings(smoke):

@@ -26,13 +26,14 @@ RESULTS = ROOT / "book" / "results"
 INJECTED = "injected-parameters"
 RUN = "run.json"  # beside published notebooks: which run they show
 LARGEST_MEGABYTES = 25
+FRAME = ("_config.yml", "_toc.yml", "PREREGISTRATION.md")  # what the book is made of beside its own folder
 
 
 def sources():
     """The files a book is made of beside its executed notebooks: paths from the top folder."""
     pages = [path for path in (ROOT / "book").glob("*.*") if path.is_file()]
     static = list((ROOT / "book" / "_static").glob("*"))
-    names = [str(path.relative_to(ROOT)) for path in (*pages, *static, ROOT / "_config.yml", ROOT / "_toc.yml")]
+    names = [*FRAME, *(str(path.relative_to(ROOT)) for path in (*pages, *static))]
     return sorted({*names, *code.files_of(Path(__file__)), str(Path(__file__).relative_to(ROOT))})
 
 
@@ -105,7 +106,7 @@ def build(executed, output):
     with tempfile.TemporaryDirectory(prefix=".book-", dir=output.parent) as temporary:
         staged = Path(temporary) / "source"
         shutil.copytree(ROOT / "book", staged / "book", ignore=shutil.ignore_patterns("executed", "results"))
-        for name in ("_config.yml", "_toc.yml"):
+        for name in FRAME:
             shutil.copy(ROOT / name, staged / name)
         (staged / "book" / "executed").mkdir()
         line = provenance(about(executed))

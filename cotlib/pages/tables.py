@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from cotlib import chat, loss, training
+from cotlib import chat, loss, robustness, training
 from cotlib.arms import FREE, QA, SAFE_QA, Arm
-from cotlib.contrasts import GENERALISATION, HYPOTHESES
+from cotlib.contrasts import HYPOTHESES
 from cotlib.corpus.records import written_traces
 from cotlib.findings import signature_winners
 from cotlib.pages.templating import fill
@@ -154,12 +154,6 @@ def margins(measures):
     return wide.reset_index()
 
 
-def effects(differences):
-    """Change from base over the unseen suites, by arm and mode."""
-    wide = differences[differences.suite.isin(GENERALISATION)].pivot_table(index="arm", columns="mode", values="effect")
-    return wide.loc[order(wide.index)].reset_index()
-
-
 def marks(responses):
     """Share of responses that leak, loop or hit the trace budget, by arm and mode."""
     if responses.empty:
@@ -221,6 +215,19 @@ def parts(findings):
     ]
     columns = ["hypothesis", "test", "name", "effect", "ci_low", "ci_high", "p"]
     return pd.DataFrame(rows).reindex(columns=columns).rename(columns={"name": "comparison"})
+
+
+def panel(findings):
+    """HTML: every verdict again with one choice made otherwise; a tick where it stays as it was."""
+    fixed, *others = findings["panel"]
+    names = list(HYPOTHESES)
+    rows = [
+        (row[robustness.VARIANT], row[robustness.QUESTIONS], [(row[name], row[name] == fixed[name]) for name in names])
+        for row in others
+    ]
+    totals = {name: sum(row[name] == fixed[name] for row in others) for name in names}
+    heads = [(name, fixed[name], f"{totals[name]} of {len(others)} the same") for name in names]
+    return fill("panel", heads=heads, rows=rows)
 
 
 def retained(findings):

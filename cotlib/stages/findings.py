@@ -5,7 +5,7 @@ import time
 
 import pandas as pd
 
-from cotlib import findings, scores
+from cotlib import findings, robustness, scores
 from cotlib.arms import REGISTERS
 from cotlib.corpus import wordcounts
 from cotlib.experiment import slug
@@ -20,8 +20,8 @@ def find(experiment, paths):
     """Gather the scores, weigh the claims, and write both.
 
     Returns:
-        (scores, findings): the tidy table and the mapping that `findings.find` makes, with one more per model under
-        `models` where the experiment has several.
+        (scores, findings): the tidy table and the mapping that `findings.find` makes, with the rows of
+        `robustness.panel` under `panel`, and one more mapping per model under `models` where there are several.
     Raises:
         BadInput: the stages before have not run.
     """
@@ -31,8 +31,10 @@ def find(experiment, paths):
     judgements = pd.DataFrame(artifacts.read_jsonl(paths.require(paths.judgements, "judge")))
     parts = [measured] + ([marks.scores(judgements)] if len(judgements) else [])
     table = pd.concat(parts, ignore_index=True)[scores.COLUMNS]
-    names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(*craft.load(paths), REGISTERS)
+    items, questions = craft.load(paths)
+    names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(items, questions, REGISTERS)
     found = findings.find(table, experiment.statistics, names, words)
+    found["panel"] = robustness.panel(table, experiment.statistics, questions, names, words).to_dict("records")
     if len(experiment.models) > 1:
         found["models"] = {
             slug(model): findings.find(table[table.model == model], experiment.statistics, names, words)
