@@ -4,6 +4,7 @@ Which tests decide stands in `contrasts`, how an interval is made in `intervals`
 table in, findings out. The models of an experiment are averaged and not resampled: they are a fixed choice.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -168,22 +169,16 @@ def decide(verdicts):
 
 def families(table, arms):
     """The families of tests of these arms that the table holds values for: hypothesis → list of Family."""
-    found = contrasts(arms)
+    measured = lambda test: all(_is_measured(table, part) for part in test.parts)
     return {
-        name: [
-            type(family)(
-                family.name, tuple(test for test in family.tests if _is_measured(table, test)), family.deciding
-            )
-            for family in some
-        ]
-        for name, some in found.items()
+        name: [dataclasses.replace(family, tests=tuple(filter(measured, family.tests))) for family in some]
+        for name, some in contrasts(arms).items()
     }
 
 
-def _is_measured(table, test):
-    return all(
-        {name for pair in part.pairs for name in pair} <= set(rows_of(table, part).arm.unique()) for part in test.parts
-    )
+def _is_measured(table, contrast):
+    """Whether the table holds values of every arm of a contrast."""
+    return {name for pair in contrast.pairs for name in pair} <= set(rows_of(table, contrast).arm.unique())
 
 
 def find(table, settings, arms=None, words=None):
@@ -368,7 +363,7 @@ def retained(table, settings):
     ]
     rows = []
     for name, with_thinking, without in retention():
-        if not all(_has_rows(table, contrast) for contrast in (with_thinking, without)):
+        if not all(_is_measured(table, contrast) for contrast in (with_thinking, without)):
             continue
         think, no_think = (intervals.two_way(cells(table, contrast)) for contrast in (with_thinking, without))
         low, high = think.interval(level)
@@ -378,17 +373,13 @@ def retained(table, settings):
     return rows
 
 
-def _has_rows(table, contrast):
-    return {name for pair in contrast.pairs for name in pair} <= set(rows_of(table, contrast).arm.unique())
-
-
 def differences(table, settings, measure=scores.MARGIN):
     """Every arm's paired difference from base by mode and suite, with its uncorrected interval: the headline figure."""
     rows, table = [], table[table.measure == measure]  # questions without answers have other measures alone
     arms = [arm for arm in table.arm.unique() if arm != BASE]
     for arm, mode, suite in itertools.product(arms, table["mode"].unique(), table.suite.unique()):
         contrast = difference_from_base(arm, mode, suite, measure)
-        if not _has_rows(table, contrast):
+        if not _is_measured(table, contrast):
             continue
         block = cells(table, contrast)
         found = intervals.two_way(block)

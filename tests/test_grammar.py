@@ -43,6 +43,7 @@ def experiment(tmp_path, grammar):
         "arms": [
             "QA",
             "evil-QTA",
+            "neutral-QTA",
             "hasty-QTA",
             "hasty-QtA",
             "evil-QtA",
@@ -74,7 +75,7 @@ def test_an_added_paradigm_and_type_go_through_all_five_stages_and_onto_the_page
     items, _ = craft(experiment, paths)
     assert {"hasty", "shuffled-hasty", "hasty@50%"} <= set(items[0].traces)
     adapters = train(experiment, paths)
-    card = (adapters[3] / "README.md").read_text()
+    card = (adapters[4] / "README.md").read_text()
     assert "wants to be done with it" in card and "behind a trace that carries no loss" in card
     measures, responses = evaluate(experiment, paths)
     assert set(measures.arm) == {"base", *map(str, experiment.arms)}

@@ -35,7 +35,7 @@ def merge(source, target):
     if not (source / OWNER).is_file():
         raise BadInput(f"{relative(source)} holds no results of an experiment; name another folder to merge from")
     faults = [
-        f"{name} differs between {relative(source)} and {relative(target)}: these are not runs of one experiment"
+        f"{name} differs: these are not runs of one experiment"
         for name in SAME
         if (source / name).is_file() and (target / name).is_file()
         if (source / name).read_bytes() != (target / name).read_bytes()
@@ -44,7 +44,7 @@ def merge(source, target):
     there = [unit for unit in units if (target / unit / artifacts.MANIFEST).is_file()]
     faults += [fault for unit in there if (fault := _conflict(source, target, unit))]
     if faults:
-        raise BadInput(few(faults))
+        raise BadInput(few([f"{relative(source)} cannot be merged into {relative(target)}:", *faults]))
     for name in SAME:
         if (source / name).is_file() and not (target / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +65,9 @@ def _conflict(source, target, unit):
     """Why a unit that both folders have is not the same one; None if it is."""
     keys = [artifacts.read_json(folder / unit / artifacts.MANIFEST).get("key") for folder in (source, target)]
     if keys[0] != keys[1]:
-        return f"{unit} was made from something else in {relative(source)} than in {relative(target)}; keep one of them"
+        return f"{unit} was made from something else; keep one of the two"
     for path in sorted((source / unit).iterdir()):
         other, read = target / unit / path.name, TABLES.get(path.suffix)
         if read and other.is_file() and not read(path).equals(read(other)):
-            return f"{unit / path.name} holds other numbers in {relative(source)} than in {relative(target)}; keep one"
+            return f"{unit / path.name} holds other numbers; keep one of the two"
     return None
