@@ -292,7 +292,7 @@ def square(table, measure, mode, register=FREE):
     wide = chosen.pivot_table(index=["question_id", "seed"], columns=["arm", "text"], values="value", aggfunc="mean")
     trained, texts = (set(wide.columns.get_level_values(level)) for level in (0, 1))
     types = [kind for kind in studied_types() if kind in texts]
-    suffix, blocks, kept = "" if register == FREE else f"@{register}", {}, None
+    suffix, blocks = "" if register == FREE else f"@{register}", {}
     for kind in types:
         arms = [name for paradigm in with_trace() if (name := f"{kind}-{paradigm}{suffix}") in trained]
         if not arms:
@@ -300,7 +300,6 @@ def square(table, measure, mode, register=FREE):
         for text in types:
             change = sum(wide[arm, text] - wide[BASE, text] for arm in arms) / len(arms)
             blocks[kind, text] = change.unstack("seed").dropna(axis=1, how="all").dropna()
-            kept = blocks[kind, text] if kept is None else kept
     if not blocks:
         return None
     questions = sorted(set.intersection(*(set(block.index) for block in blocks.values())))
