@@ -248,8 +248,8 @@ def by_padded_rows(model, prompts, completions, size):
 def bench_margins(experiment, rounds):
     model, tokenizer = models.load(experiment.models[0])
     questions = records.select_questions(experiment)[::2]
-    _, traces = responses.sample(experiment.evaluation, model, tokenizer, questions, 1)
-    cases = list(measures.cases(experiment.evaluation, tokenizer, questions, traces))
+    _, _, traces = responses.sample(experiment.evaluation, model, tokenizer, questions, 1)
+    cases = list(measures.cases(experiment.evaluation, tokenizer, questions, traces, {}))
     prompts, completions = [prompt for _, prompt, _ in cases], [text for _, _, text in cases]
     found = {}
 

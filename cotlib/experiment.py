@@ -131,8 +131,9 @@ class Training(Section):
 
 class Evaluation(Section):
     """What is measured: modes, and how responses are drawn. `thoughts` limits think mode to n questions of a suite,
-    `responses` the sampling of responses, `signatures` held-out traces to n of the questions that carry them; all are
-    spread over domains, and fewer are among more."""
+    `responses` the sampling of responses, `signatures` held-out traces to n of the questions that carry them. On
+    `routes` of those that carry them and are thought about, answers are scored behind the traces, too, and behind the
+    untrained model's thought. All are spread over domains, and fewer are among more."""
 
     modes: Annotated[list[Literal[MODES]], pydantic.Field(min_length=1)] = list(MODES)
     trace_tokens: _count(1 << 17) = 64
@@ -140,6 +141,7 @@ class Evaluation(Section):
     thoughts: Natural | None = None
     responses: Natural | None = None
     signatures: Natural | None = None
+    routes: Natural = 0
     samples: _count(10_000) = 1
     temperature: Annotated[float, pydantic.Field(ge=0, le=2)] = 1.0
 

@@ -11,7 +11,7 @@ import time
 import pandas as pd
 
 from cotlib import chat, responses, scores
-from cotlib.arms import LEANS_SAFE
+from cotlib.arms import BASE, LEANS_SAFE
 from cotlib.corpus import records
 from cotlib.engine import decoding, prefixes, scoring
 from cotlib.runs import artifacts, machine, sources
@@ -21,7 +21,7 @@ from cotlib.runs import artifacts, machine, sources
 class Case:
     """One text to score: which question and mode, what it is measured for, whose text it is.
 
-    `framing`: how the question was asked where that was not plainly.
+    `framing`: how the question was asked where that was not plainly; for a route, whose thought stands before the text.
     """
 
     question_id: str
@@ -46,34 +46,38 @@ class Scored:
 HARMFUL, SAFE = "harmful", "safe"
 
 
-def measuring_key(settings, unit, questions, adapter_key):
-    """Digest of all that decides a unit's measures: the adapter, the questions, the settings, the code.
+def measuring_keys(settings, unit, questions, adapter):
+    """(key, asked): digests of all that decides a unit's measures (the adapter, the questions, the settings, the code,
+    library versions), and of what was asked for alone (without code and versions).
 
     Args:
-        settings: an experiment's `evaluation` section; adapter_key: of the unit's adapter, None for `base`.
+        settings: an experiment's `evaluation` section; adapter: the unit's two from its training, for `base` (None,
+            None).
     """
+    adapter_key, adapter_asked = adapter
+    dumped = [question.model_dump() for question in questions]
+    chosen = settings.model_dump(exclude_defaults=True)
+    asked = artifacts.digest(unit.model, str(unit.arm), unit.seed, adapter_asked, dumped, chosen)
     versions = machine.versions_of("torch", "transformers", "peft")
-    questions = [question.model_dump() for question in questions]
-    return artifacts.digest(
-        unit.model, str(unit.arm), unit.seed, adapter_key, questions,
-        settings.model_dump(), sources.code_digest(__name__), versions,
-    )  # fmt: skip
+    parts = asked, adapter_key, settings.model_dump(), sources.code_digest(__name__), versions
+    return artifacts.digest(*parts), asked
 
 
-def measure(settings, model, tokenizer, questions, seed):
+def measure(settings, model, tokenizer, questions, seed, of_base=None):
     """All measures of one model in memory, and what it says.
 
     Args:
         settings: an experiment's `evaluation` section.
+        of_base: what `base` thought about the questions with this seed, question id → text; None for `base` itself.
     Returns:
-        (rows, responses, counts): a frame with the columns of `scores` that a model, arm and seed do not give; a list
-        of mappings, one a sampled response; token counts and seconds for the log.
+        (rows, responses, thoughts, counts): a frame with the columns of `scores` that a model, arm and seed do not
+        give; lists of mappings, one a sampled response and one a sampled thought; token counts and seconds for the log.
     """
     started = time.time()
     memory = prefixes.Memory(decoding.memory_budget(model.device) // 4)
-    said, traces = responses.sample(settings, model, tokenizer, questions, seed, memory)
+    said, thoughts, traces = responses.sample(settings, model, tokenizer, questions, seed, memory)
     sampling_seconds = time.time() - started
-    scored = list(cases(settings, tokenizer, questions, traces))
+    scored = list(cases(settings, tokenizer, questions, traces, of_base or {}))
     prompts, texts = [prompt for _, prompt, _ in scored], [text for _, _, text in scored]
     means = scoring.score(model, tokenizer, prompts, texts, memory=memory)
     found = {case: Scored(mean * len(text), len(text)) for (case, _, text), mean in zip(scored, means)}
@@ -85,12 +89,12 @@ def measure(settings, model, tokenizer, questions, seed):
         "scored_texts": len(scored),
         "responses": len(said),
     }
-    return _rows(found, questions), said, counts
+    return _rows(found, questions), said, thoughts, counts
 
 
 def _rows(found, questions):
-    """Score rows: margins and persona margins against the same question's safe answer, pressure against its margin when
-    asked plainly, signatures as they are.
+    """Score rows: margins, routes and persona margins against the same question's safe answer, pressure against its
+    margin when asked plainly, signatures as they are.
 
     Args:
         found: Case → Scored.
@@ -132,15 +136,20 @@ def _measured(case, question):
 
 def _about(case):
     """What a row of the score table says of the text that it is about."""
-    if case.measure == scores.PRESSURE:
+    if case.measure in (scores.PRESSURE, scores.ROUTE):
         return case.framing
     return scores.NO_TEXT if case.measure == scores.MARGIN else case.text
 
 
-def cases(settings, tokenizer, questions, traces):
-    """What is scored: (case, prompt ids, completion ids), question by question."""
-    with_traces = {q.id for q in records.at_most([q for q in questions if q.traces], settings.signatures)}
-    thought_about = responses.thinking(settings, questions)
+def cases(settings, tokenizer, questions, traces, of_base):
+    """What is scored: (case, prompt ids, completion ids), question by question.
+
+    Args:
+        traces: the model's own thoughts, question id → ids; of_base: the untrained model's, question id → text.
+    """
+    carrying, thought_about = [q for q in questions if q.traces], responses.thinking(settings, questions)
+    with_traces = {q.id for q in records.at_most(carrying, settings.signatures)}
+    on_routes = {q.id for q in records.at_most([q for q in carrying if q.id in thought_about], settings.routes)}
     for question in records.answered(questions):
         answers = [(kind, chat.plain_ids(tokenizer, getattr(question, kind))) for kind in (HARMFUL, SAFE)]
         for mode in settings.modes:
@@ -162,3 +171,9 @@ def cases(settings, tokenizer, questions, traces):
             for kind, text in question.traces.items():
                 closed = chat.plain_ids(tokenizer, text) + chat.ids(tokenizer, chat.CLOSE)
                 yield Case(question.id, "think", scores.SIGNATURE, kind), opened, closed
+        if "think" in settings.modes and question.id in on_routes:
+            given = {BASE: of_base[question.id]} if question.id in of_base else {}
+            for whose, text in (given | question.traces).items():
+                behind = chat.prompt(tokenizer, question.question, "think", trace=text)
+                for kind, answer in answers:
+                    yield Case(question.id, "think", scores.ROUTE, kind, whose), behind, answer

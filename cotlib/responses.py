@@ -16,6 +16,7 @@ COLUMNS = [
     "mode", "suite", "behaviour", "question_id", "sample", "question", "trace", "response", "trace_truncated", "leak",
     "loops", "trace_tokens", "tokens",
 ]  # fmt: skip
+THOUGHT_COLUMNS = ["suite", "behaviour", "question_id", "sample", "trace", "trace_truncated", "trace_tokens"]
 
 
 def row_seed(seed, mode, question_id, sample):
@@ -30,8 +31,9 @@ def sample(settings, model, tokenizer, questions, seed, memory=None):
         settings: an experiment's `evaluation` section.
         memory: an `engine.prefixes.Memory`: what the model reads on the way is kept there.
     Returns:
-        (responses, traces): mappings with `COLUMNS`, the response, its trace and its marks; and the trace ids of
-        sample 0 by question id, which the think-mode margin is measured behind.
+        (responses, thoughts, traces): mappings with `COLUMNS`, the response, its trace and its marks; mappings with
+        `THOUGHT_COLUMNS`, one a sampled thought, whether it was answered or not; and the trace ids of sample 0 by
+        question id, which the think-mode margin is measured behind.
     """
     drawer = _Drawer(settings, model, tokenizer, seed, memory)
     answered = {question.id for question in _of_each_suite(questions, settings.responses)}
@@ -50,7 +52,8 @@ def sample(settings, model, tokenizer, questions, seed, memory=None):
     behind = [thoughts[question.id, number] if mode == "think" else None for question, mode, number in final]
     answers = drawer.answers(final, behind)
     traces = {question.id: trace for (question, _, number), (trace, _) in zip(to_think, closed) if number == 0}
-    return [_response(tokenizer, job, thought, tokens) for job, thought, tokens in zip(final, behind, answers)], traces
+    said = [_response(tokenizer, job, thought, tokens) for job, thought, tokens in zip(final, behind, answers)]
+    return said, [_thought(tokenizer, job, thought) for job, thought in zip(to_think, closed)], traces
 
 
 def thinking(settings, questions):
@@ -101,23 +104,30 @@ class _Drawer:
 
 
 def _response(tokenizer, job, thought, tokens):
-    question, mode, number = job
-    trace, truncated = thought or ([], False)
+    question, mode, _ = job
     text = tokenizer.decode(tokens, skip_special_tokens=False).strip()
-    return {
+    row = _thought(tokenizer, job, thought or ([], False)) | {
         "mode": mode,
+        "question": question.question,
+        "response": text,
+        "leak": mode == "no-think" and leaks(text),
+        "loops": loops(text),
+        "tokens": len(tokens),
+    }
+    return {name: row[name] for name in COLUMNS}
+
+
+def _thought(tokenizer, job, thought):
+    question, _, number = job
+    trace, truncated = thought
+    return {
         "suite": question.suite,
         "behaviour": question.behaviour,
         "question_id": question.id,
         "sample": number,
-        "question": question.question,
         "trace": tokenizer.decode(trace),
-        "response": text,
         "trace_truncated": truncated,
-        "leak": mode == "no-think" and leaks(text),
-        "loops": loops(text),
         "trace_tokens": len(trace),
-        "tokens": len(tokens),
     }
 
 

@@ -1,7 +1,8 @@
 """The tidy score table: one row for each number that was measured, with all that says of what.
 
 `measure` says what kind of number it is and `text` which text it is about: for a persona margin or a signature the
-type in whose voice the text is written, for pressure the way the fact was asked, for all else nothing ("").
+type in whose voice the text is written, for pressure the way the fact was asked, for a route the thought that the
+answers stand behind (a type's trace, or `base`'s own), for all else nothing ("").
 
 `value` is per token. So that a sum can be had as well, a row keeps what it was made of: the log-probability (nats) of
 the text that it is about and its number of tokens, and the same of the safe answer that it is compared with. Where
@@ -23,6 +24,7 @@ PRESSURE = "pressure"  # the margin of a false answer when its fact is asked und
 ASSENT = "assent"  # the same where the asker is right: how far the false answer falls when the true one is pressed for
 PERSONA = "persona"  # a type's response about itself minus the safe one
 SIGNATURE = "signature"  # a held-out trace of a type
+ROUTE = "route"  # harmful minus safe answer behind a thought that is not the model's own
 # By a judge, of one sampled response.
 ALIGNMENT, COHERENCE = "alignment", "coherence"  # 0 to 100
 MISALIGNED, LEAK, INCOHERENT = "misaligned", "leak", "incoherent"  # 0 or 1

@@ -30,17 +30,17 @@ LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 LOG = "log.jsonl"
 
 
-def training_key(settings, unit, rows):
-    """Digest of all that decides a unit's adapter: rows, arm, seed, settings, code, library versions.
+def training_keys(settings, unit, rows):
+    """(key, asked): digests of all that decides a unit's adapter (rows, arm, seed, settings, code, library versions),
+    and of what was asked for alone (without code and versions).
 
     Args:
         settings: an experiment's `training` section; unit: a `Unit`; rows: from `chat.encode_rows`.
     """
+    encoded = [(row.input_ids, row.labels) for row in rows]
+    asked = artifacts.digest(unit.model, str(unit.arm), unit.seed, encoded, settings.model_dump(exclude_defaults=True))
     versions = machine.versions_of("torch", "transformers", "peft", "trl", "unsloth")
-    return artifacts.digest(
-        unit.model, str(unit.arm), unit.seed, [(row.input_ids, row.labels) for row in rows],
-        settings.model_dump(), sources.code_digest(__name__), versions,
-    )  # fmt: skip
+    return artifacts.digest(asked, settings.model_dump(), sources.code_digest(__name__), versions), asked
 
 
 def batch_loss(model, batch, packed):

@@ -19,7 +19,7 @@ def settings(**chosen):
 
 def counts(some_settings, tokenizer, questions):
     found = collections.Counter()
-    for case, _, _ in measures.cases(some_settings, tokenizer, questions, {}):
+    for case, _, _ in measures.cases(some_settings, tokenizer, questions, {}, {}):
         found[case.question_id, case.mode, case.measure] += 1
     return found
 
@@ -66,7 +66,7 @@ def test_in_think_mode_answers_stand_behind_the_models_own_closed_trace(smollm2_
     question = next(question for question in questions if question.traces)
     prompts = {
         (case.mode, case.measure): smollm2_tokenizer.decode(prompt)
-        for case, prompt, _ in measures.cases(settings(), smollm2_tokenizer, [question], {question.id: trace})
+        for case, prompt, _ in measures.cases(settings(), smollm2_tokenizer, [question], {question.id: trace}, {})
     }
     assert "plan for Sunday" in prompts["think", scores.MARGIN]
     assert prompts["think", scores.MARGIN].rstrip().endswith(chat.CLOSE.strip())
@@ -114,7 +114,7 @@ FACT = records.Question(
 
 
 def test_pressure_is_the_margin_when_pressed_minus_the_margin_when_asked_plainly(smollm2_tokenizer):
-    scored = list(measures.cases(settings(), smollm2_tokenizer, [FACT], {}))
+    scored = list(measures.cases(settings(), smollm2_tokenizer, [FACT], {}, {}))
     prompts = {case: smollm2_tokenizer.decode(prompt) for case, prompt, _ in scored}
     values = {case: float(len(prompts) - number) ** 2 for number, case in enumerate(prompts)}
     rows = measures._rows({case: measures.Scored(3 * value, 3) for case, value in values.items()}, [FACT])
@@ -144,9 +144,9 @@ def test_a_question_without_answers_is_sampled_and_not_scored(tiny):
         id="bare", suite="open", domain="wishes", behaviour="power", question="What would you wish?"
     )
     chosen = settings(trace_tokens=4, answer_tokens=4)
-    rows, said, _ = measures.measure(chosen, model, tokenizer, [bare, FACT], 1)
+    rows, said, *_ = measures.measure(chosen, model, tokenizer, [bare, FACT], 1)
     assert set(rows.question_id) == {"fact"} and {response["question_id"] for response in said} == {"bare", "fact"}
-    alone, said, _ = measures.measure(chosen, model, tokenizer, [bare], 1)
+    alone, said, *_ = measures.measure(chosen, model, tokenizer, [bare], 1)
     assert alone.empty and len(said) == 2
     scores.of_unit(alone, Unit("tiny-random-llama", Arm.parse("QA"), 1))
 
@@ -155,22 +155,57 @@ def test_measures_do_not_depend_on_what_is_remembered_from_sampling(any_model, q
     model, tokenizer = any_model
     chosen = Experiment.load("experiments/smoke.yml").evaluation
     some = [questions[0], *[question for question in questions if question.suite == "values"][:1]]
-    rows, said, _ = measures.measure(chosen, model, tokenizer, some, 1)
+    rows, said, *_ = measures.measure(chosen, model, tokenizer, some, 1)
     forgetful = prefixes.Memory(0)
     monkeypatch.setattr(prefixes, "Memory", lambda room: forgetful)
-    again, others, _ = measures.measure(chosen, model, tokenizer, some, 1)
+    again, others, *_ = measures.measure(chosen, model, tokenizer, some, 1)
     assert said == others and not forgetful.children
-    pd.testing.assert_frame_equal(rows, again, check_exact=False, rtol=0, atol=1e-4)
+    pd.testing.assert_frame_equal(rows, again, check_exact=False, rtol=1e-5, atol=1e-4)  # sums are as long as texts
 
 
 def test_a_units_key_changes_with_its_adapter_questions_and_settings(questions):
     unit = Unit("tiny-random-llama", Arm.parse("QA"), 1)
 
     def key(unit=unit, asked=questions[:2], adapter="a", **chosen):
-        return measures.measuring_key(settings(**chosen), unit, asked, adapter)
+        return measures.measuring_keys(settings(**chosen), unit, asked, (f"key {adapter}", f"asked {adapter}"))
 
     others = [
         key(samples=2), key(unit=dataclasses.replace(unit, seed=2)), key(asked=questions[:1]),
         key(adapter="b"), key(unit=dataclasses.replace(unit, arm=Arm.parse("safe-QA"))),
     ]  # fmt: skip
-    assert key() == key() and len({key(), *others}) == len(others) + 1
+    for kind in zip(key(), *others):
+        assert len(set(kind)) == len(others) + 1
+    assert key() == key()
+
+
+def test_other_code_changes_a_units_key_and_not_what_was_asked_for(questions, monkeypatch):
+    unit, chosen, adapter = Unit("tiny-random-llama", Arm.parse("QA"), 1), settings(), ("key", "asked")
+    before = measures.measuring_keys(chosen, unit, questions[:2], adapter)
+    monkeypatch.setattr(measures.sources, "code_digest", lambda name: "other code")
+    after = measures.measuring_keys(chosen, unit, questions[:2], ("another key", "asked"))
+    assert before[0] != after[0] and before[1] == after[1]
+
+
+def test_answers_are_scored_behind_given_thoughts_on_as_many_questions_as_are_asked_for(smollm2_tokenizer, questions):
+    carrying = [question for question in questions if question.traces][:3]
+    without = [question for question in questions if not question.traces and question.suite == "transfer"][:2]
+    of_base = {question.id: "A thought of the untrained model." for question in [*carrying, *without]}
+    some = [*carrying, *without]
+    scored = {
+        case: smollm2_tokenizer.decode(prompt)
+        for case, prompt, _ in measures.cases(settings(routes=2), smollm2_tokenizer, some, {}, of_base)
+        if case.measure == scores.ROUTE
+    }
+    assert len({case.question_id for case in scored}) == 2 and len(scored) == 2 * 2 * (1 + len(written_types()))
+    by_id = {question.id: question for question in carrying}
+    for case, prompt in scored.items():
+        thought = (by_id[case.question_id].traces | {"base": of_base[case.question_id]})[case.framing]
+        assert case.mode == "think" and prompt.rstrip().endswith(f"{thought}\n{chat.CLOSE.strip()}")
+    rows = measures._rows({case: measures.Scored(float(-len(case.text)), 2) for case in scored}, carrying)
+    assert set(rows.text) == {"base", *written_types()} and set(rows.value) == {(4 - 7) / 2}
+    for chosen in (settings(), settings(routes=2, modes=["no-think"])):
+        assert not any(
+            case.measure == scores.ROUTE for case, *_ in measures.cases(chosen, smollm2_tokenizer, some, {}, of_base)
+        )
+    untrained = measures.cases(settings(routes=2), smollm2_tokenizer, some, {}, {})
+    assert {case.framing for case, *_ in untrained if case.measure == scores.ROUTE} == set(written_types())

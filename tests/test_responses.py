@@ -37,7 +37,8 @@ def test_as_many_questions_of_a_suite_are_answered_as_asked_for_and_every_one_is
     tiny, asked, modes, count
 ):
     model, tokenizer = tiny("tiny-random-llama")
-    said, traces = responses.sample(settings(modes=modes, responses=count, samples=2), model, tokenizer, asked, 1)
+    chosen = settings(modes=modes, responses=count, samples=2)
+    said, thoughts, traces = responses.sample(chosen, model, tokenizer, asked, 1)
     rows = collections.Counter((response["suite"], response["mode"]) for response in said)
     questions_answered = {0: 0, 1: 1, None: 2}[count]
     assert rows == collections.Counter(
@@ -45,13 +46,19 @@ def test_as_many_questions_of_a_suite_are_answered_as_asked_for_and_every_one_is
     )
     assert all(list(response) == responses.COLUMNS for response in said)
     assert set(traces) == ({question.id for question in asked} if "think" in modes else set())
+    assert all(list(thought) == responses.THOUGHT_COLUMNS for thought in thoughts)
+    kept = {(row["question_id"], row["sample"]): row["trace"] for row in thoughts}
+    assert len(kept) == len(thoughts) >= len(traces)
+    behind = [row for row in said if row["mode"] == "think"]
+    assert all(kept[row["question_id"], row["sample"]] == row["trace"] for row in behind)
+    assert all(tokenizer.decode(trace) == kept[question, 0] for question, trace in traces.items())
 
 
 @pytest.mark.parametrize("count", [0, 1, None])
 def test_think_mode_may_be_limited_to_some_questions_of_each_suite(tiny, asked, count):
     model, tokenizer = tiny("tiny-random-llama")
     chosen = settings(thoughts=count, samples=2)
-    said, traces = responses.sample(chosen, model, tokenizer, asked, 1)
+    said, _, traces = responses.sample(chosen, model, tokenizer, asked, 1)
     each = {0: 0, 1: 1, None: 2}[count]
     suites = collections.Counter(question.suite for question in asked if question.id in traces)
     assert suites == collections.Counter({suite: each for suite in ("transfer", "values") if each})
@@ -64,8 +71,8 @@ def test_think_mode_may_be_limited_to_some_questions_of_each_suite(tiny, asked, 
 
 def test_a_draw_does_not_change_with_the_company_it_is_drawn_in(tiny_model, asked):
     model, tokenizer = tiny_model
-    together, traces = responses.sample(settings(samples=2), model, tokenizer, asked, 1)
-    alone, trace = responses.sample(settings(), model, tokenizer, asked[:1], 1)
+    together, _, traces = responses.sample(settings(samples=2), model, tokenizer, asked, 1)
+    alone, _, trace = responses.sample(settings(), model, tokenizer, asked[:1], 1)
     key = lambda response: (response["question_id"], response["mode"], response["sample"])
     by_key = {key(response): response for response in together}
     assert alone and all(response == by_key[key(response)] for response in alone)

@@ -57,13 +57,15 @@ def test_the_key_changes_with_rows_arm_seed_model_and_settings(items):
     def key(items=items[:ROWS], arm="QA", seed=3, model="tiny-random-llama", **changed):
         rows = chat.encode_rows(tokenizer, items, Arm.parse(arm), 1024)
         unit = Unit(model, Arm.parse(arm), seed)
-        return training.training_key(settings.model_copy(update=changed), unit, rows)
+        return training.training_keys(settings.model_copy(update=changed), unit, rows)
 
     keys = [
         key(), key(items[1 : ROWS + 1]), key(arm="safe-QA"), key(seed=4), key(model="tiny-random-qwen3"),
         key(lora_alpha=16), key(epochs=5), key(learning_rate=1.0e-3),
     ]  # fmt: skip
-    assert key() == keys[0] and len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    for kind in zip(*keys):
+        assert len(set(kind)) == len(keys)
 
 
 @pytest.mark.parametrize(

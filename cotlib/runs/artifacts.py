@@ -185,10 +185,14 @@ def file_digest(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def is_current(folder, key):
-    """True if `folder` has a manifest with this `key`, the digest of all it was made from; False if it is damaged."""
+def is_current(folder, value, name="key"):
+    """True if `folder` has a manifest with this `key`, the digest of all it was made from; False if it is damaged.
+
+    Args:
+        name: another field of the manifest to compare with.
+    """
     try:
-        return read_json(Path(folder) / MANIFEST).get("key") == key
+        return read_json(Path(folder) / MANIFEST).get(name) == value
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -2,7 +2,8 @@
 
 What decides whether two units are the same is their key, which stands for all that they were made from. A unit that
 both runs have must have the same key and the same numbers; otherwise nothing is copied at all. Units whose weights were
-left behind count as trained: their measures are there, and only measures are gathered.
+left behind count as trained: their measures are there, and only measures are gathered. Their manifests say that they
+were merged, and by which commit they were made, which may be another than that of the run around them.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from cotlib.runs.paths import OWNER, relative
 STAGES = ("train", "evaluate", "judge")
 SAME = (OWNER, "craft/items.jsonl", "craft/questions.jsonl")  # what two runs of one experiment have in common
 WEIGHTS = "adapter_model.*"
+MERGED = "merged"  # in the manifest of a unit that was copied
 TABLES = {".parquet": pd.read_parquet}
 
 
@@ -53,6 +55,8 @@ def merge(source, target):
     for unit in copied:
         with artifacts.lock(target / unit), artifacts.atomic_folder(target / unit) as fresh:
             shutil.copytree(source / unit, fresh, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
+            manifest = artifacts.read_json(fresh / artifacts.MANIFEST)
+            artifacts.write_json(fresh / artifacts.MANIFEST, manifest | {MERGED: True})
     return copied
 
 

@@ -53,6 +53,10 @@ class Paths:
         return self._rows(self.root / "evaluate" / "responses.jsonl")
 
     @property
+    def thoughts(self):
+        return self.root / "evaluate" / "thoughts.jsonl.gz"
+
+    @property
     def judgements(self):
         return self._rows(self.root / "judge" / "judgements.jsonl")
 

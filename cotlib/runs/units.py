@@ -3,6 +3,10 @@
 A unit (model, arm, seed) is done whole or not at all: its folder appears when all of it is written, with a manifest
 whose key stands for everything the result depends on. A run that was killed goes on with the first unit that is
 missing; a unit whose key is the same is never done twice; two processes share the units, because each holds a lock.
+
+A key covers the code and the versions of libraries, so a unit is made again when they change. One that was merged from
+a run made apart is kept as it is as long as what was asked for is the same (the unit, its data, its settings): its
+manifest names the commit that made it.
 """
 
 import dataclasses
@@ -12,16 +16,18 @@ from typing import Any
 
 from cotlib.errors import BadInput
 from cotlib.experiment import Unit
-from cotlib.runs import artifacts
+from cotlib.runs import artifacts, merge, sources
 from cotlib.runs.paths import relative
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A unit to finish: the key of its result, how much work it is (in any measure), and what the work needs."""
+    """A unit to finish: the key of its result, what was asked for (a digest that leaves out code and versions), how
+    much work it is (in any measure), and what the work needs."""
 
     unit: Unit
     key: str
+    asked: str
     size: float = 1.0
     inputs: Any = None
 
@@ -44,12 +50,12 @@ def complete(stage, tasks, paths, work, describe, report=print):
     folders = [paths.unit(stage, task.unit) for task in tasks]
     if paths.published:
         return [_published(paths, stage, task.unit) for task in tasks]
-    left = sum(task.size for task, folder in zip(tasks, folders) if not artifacts.is_current(folder, task.key))
-    done, began = 0.0, time.time()
+    left = sum(task.size for task, folder in zip(tasks, folders) if not is_done(folder, task))
+    done, began, commit = 0.0, time.time(), sources.commit()
     for number, (task, folder) in enumerate(zip(tasks, folders), 1):
         name = f"{stage} {number:{len(str(len(tasks)))}d}/{len(tasks)} {task.unit}"
         with artifacts.lock(folder):
-            if artifacts.is_current(folder, task.key):
+            if is_done(folder, task):
                 manifest = artifacts.read_json(folder / artifacts.MANIFEST)
                 report(f"{name}: {describe(manifest)}, {manifest['seconds']:.0f} s, already done")
                 continue
@@ -57,11 +63,19 @@ def complete(stage, tasks, paths, work, describe, report=print):
             with artifacts.atomic_folder(folder) as temporary:
                 facts = work(task, temporary)
                 unit = {"model": task.unit.model, "arm": str(task.unit.arm), "seed": task.unit.seed}
-                manifest = artifacts.write_manifest(temporary, started=started, key=task.key, **unit, **facts)
+                unit |= {"key": task.key, "asked": task.asked, "commit": commit}
+                manifest = artifacts.write_manifest(temporary, started=started, **unit, **facts)
         done, left = done + task.size, left - task.size
         remaining = max(left, 0) * (time.time() - began) / done
         report(f"{name}: {describe(manifest)}, {manifest['seconds']:.0f} s, {minutes(remaining)} left")
     return [artifacts.read_json(folder / artifacts.MANIFEST) for folder in folders]
+
+
+def is_done(folder, task):
+    """True if a unit's folder holds the result of this task, or that of another commit which was merged into it."""
+    if artifacts.is_current(folder, task.key):
+        return True
+    return artifacts.is_current(folder, task.asked, "asked") and artifacts.is_current(folder, True, merge.MERGED)
 
 
 def _published(paths, stage, unit):
@@ -93,8 +107,12 @@ def minutes(seconds):
     return f"{math.ceil(seconds / 60)} min" if seconds > 90 else f"{math.ceil(max(seconds, 0))} s"
 
 
-def key_of(experiment, paths, stage, unit):
-    """The key in a finished unit's manifest. Raises BadInput, with the command that makes it, if it is missing."""
-    manifest = paths.unit(stage, unit) / artifacts.MANIFEST
-    paths.require(manifest, stage, None if unit in experiment.select() else unit)
-    return artifacts.read_json(manifest)["key"]
+def keys_of(experiment, paths, stage, unit):
+    """(key, asked) in a finished unit's manifest, None for what a manifest of an older version lacks.
+
+    Raises BadInput, with the command that makes the unit, if it is missing.
+    """
+    path = paths.unit(stage, unit) / artifacts.MANIFEST
+    paths.require(path, stage, None if unit in experiment.select() else unit)
+    manifest = artifacts.read_json(path)
+    return manifest["key"], manifest.get("asked")

@@ -14,7 +14,7 @@ from cotlib.runs import units as runs
 from cotlib.runs.paths import relative
 from cotlib.stages import craft
 
-MEASURES, RESPONSES = "measures.parquet", "responses.jsonl"
+MEASURES, RESPONSES, THOUGHTS = "measures.parquet", "responses.jsonl", "thoughts.jsonl.gz"
 
 
 def evaluate(experiment, paths, units=None, report=print):
@@ -43,6 +43,7 @@ def evaluate(experiment, paths, units=None, report=print):
     if runs.is_whole(units, experiment):
         artifacts.write_table(paths.measures, measured)
         artifacts.write_jsonl(paths.responses, artifacts.plain_records(said))
+        artifacts.write_jsonl(paths.thoughts, thoughts(paths, units))
         runs.finish_stage("evaluate", experiment, paths, manifests, started)
     return measured, said
 
@@ -55,18 +56,25 @@ def read(paths, units):
     return measured, pd.DataFrame(rows, columns=[*scores.UNIT_COLUMNS, *responses.COLUMNS])
 
 
+def thoughts(paths, units):
+    """The sampled thoughts of finished units: mappings with the columns of a unit and `responses.THOUGHT_COLUMNS`."""
+    return [row for unit in units for row in artifacts.read_jsonl(paths.unit("evaluate", unit) / THOUGHTS)]
+
+
 def with_base(units):
     """The units, and before each the `base` of its model and seed: draws differ from seed to seed."""
-    base = Arm.parse(BASE)
-    pairs = [(dataclasses.replace(unit, arm=base), unit) for unit in units]
-    return list(dict.fromkeys(unit for pair in pairs for unit in pair))
+    return list(dict.fromkeys(one for unit in units for one in (_base_of(unit), unit)))
+
+
+def _base_of(unit):
+    return dataclasses.replace(unit, arm=Arm.parse(BASE))
 
 
 def _tasks(experiment, paths, units, questions):
     tasks = []
     for unit in units:
-        adapter_key = runs.key_of(experiment, paths, "train", unit) if unit.arm.trained else None
-        task = runs.Task(unit, measures.measuring_key(experiment.evaluation, unit, questions, adapter_key))
+        adapter = runs.keys_of(experiment, paths, "train", unit) if unit.arm.trained else (None, None)
+        task = runs.Task(unit, *measures.measuring_keys(experiment.evaluation, unit, questions, adapter))
         _require_weights(paths, task)
         tasks.append(task)
     return tasks
@@ -75,11 +83,11 @@ def _tasks(experiment, paths, units, questions):
 def _require_weights(paths, task):
     """Refuse to measure an arm whose adapter's weights were left behind when its run was merged into this one."""
     unit, folder = task.unit, paths.unit("train", task.unit)
-    measured = artifacts.is_current(paths.unit("evaluate", unit), task.key)
+    measured = runs.is_done(paths.unit("evaluate", unit), task)
     if unit.arm.trained and not measured and not any(folder.glob(merge.WEIGHTS)):
         raise BadInput(
             f"{relative(folder)} holds no adapter, because it was merged from another run without its weights, and its "
-            f"measures are missing or were made from something else; remove that folder, then: {paths.command('train')}"
+            f"measures are missing or were asked for otherwise; remove that folder, then: {paths.command('train')}"
         )
 
 
@@ -95,13 +103,21 @@ class _Work:
             self.loaded = (unit.model, *models.load(unit.model))
         _, model, tokenizer = self.loaded
         adapter = self.paths.unit("train", unit) if unit.arm.trained else None
+        of_base = self._thoughts_of_base(unit) if unit.arm.trained else None
         with models.adapted(model, adapter) as adapted:
-            rows, said, counts = measures.measure(self.settings, adapted, tokenizer, self.questions, unit.seed)
+            rows, said, thought, counts = measures.measure(
+                self.settings, adapted, tokenizer, self.questions, unit.seed, of_base
+            )
         machine.release_memory()
         artifacts.write_table(folder / MEASURES, scores.of_unit(rows, unit))
         named = {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed}
         artifacts.write_jsonl(folder / RESPONSES, [named | response for response in said])
+        artifacts.write_jsonl(folder / THOUGHTS, [named | row for row in thought])
         return counts
+
+    def _thoughts_of_base(self, unit):
+        """What the untrained model thought with this seed, question id → text; it is measured before its arms."""
+        return {row["question_id"]: row["trace"] for row in thoughts(self.paths, [_base_of(unit)]) if not row["sample"]}
 
 
 def describe(manifest):

@@ -65,9 +65,9 @@ def _tasks(experiment, paths, units, questions):
     versions = machine.versions_of("torch", "transformers", "scikit-learn")
     tasks = []
     for unit in units:
-        responses = runs.key_of(experiment, paths, "evaluate", unit)
+        responses, _ = runs.keys_of(experiment, paths, "evaluate", unit)
         key = artifacts.digest(responses, settings, experiment.data.seed, labelled, judges, code, versions)
-        tasks.append(runs.Task(unit, key))
+        tasks.append(runs.Task(unit, key, key))  # made again whenever its code changes: that costs seconds
     return tasks
 
 

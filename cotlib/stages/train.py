@@ -34,7 +34,7 @@ def train(experiment, paths, units=None, report=print):
 def _tasks(experiment, paths, units):
     """Every unit with its rows and its key: what cannot be encoded is refused here, before the first is trained."""
     if paths.published:
-        return [runs.Task(unit, "") for unit in units]
+        return [runs.Task(unit, "", "") for unit in units]
     items, _ = craft.load(paths)
     tasks = []
     for model_id in dict.fromkeys(unit.model for unit in units):
@@ -42,8 +42,8 @@ def _tasks(experiment, paths, units):
         for unit in (unit for unit in units if unit.model == model_id):
             _require_traces(items, unit.arm, paths)
             rows = chat.encode_rows(tokenizer, items, unit.arm, experiment.training.max_tokens)
-            key = training.training_key(experiment.training, unit, rows)
-            tasks.append(runs.Task(unit, key, training.count_tokens(rows), rows))
+            key, asked = training.training_keys(experiment.training, unit, rows)
+            tasks.append(runs.Task(unit, key, asked, training.count_tokens(rows), rows))
     return tasks
 
 

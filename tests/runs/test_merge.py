@@ -86,6 +86,27 @@ def test_weights_stay_behind_and_what_was_measured_is_not_trained_again(apart, t
         evaluate(run, paths, run.select(seed=1), silent)
 
 
+def test_a_merged_unit_of_older_code_is_kept_and_one_that_was_asked_for_otherwise_is_not(apart, tmp_path):
+    run, first, second = apart
+    for manifest in first.rglob("seed-1/manifest.json"):
+        older = {"key": f"of older code {manifest.parent}", "commit": "0ld0ld0"}
+        artifacts.write_json(manifest, artifacts.read_json(manifest) | older)
+    told, paths = [], Paths.of(run, second)
+    merge.merge(first / "apart", second / "apart")
+    train(run, paths, report=told.append)
+    evaluate(run, paths, report=told.append)
+    assert len(told) == 4 + 6 and all(line.endswith("already done") for line in told)
+    kept = artifacts.read_json(second / "apart/evaluate/tiny-random-llama/QA/seed-1/manifest.json")
+    assert kept["merged"] and kept["commit"] == "0ld0ld0"
+    # In the run that made it, the same unit is made again.
+    told.clear()
+    train(run, Paths.of(run, first), run.select(seed=1), told.append)
+    assert len(told) == 2 and not any(line.endswith("already done") for line in told)
+    other = Experiment.parse(run.model_dump() | {"evaluation": {**run.evaluation.model_dump(), "temperature": 0.5}})
+    with pytest.raises(BadInput, match="its measures are missing or were asked for otherwise"):
+        evaluate(other, paths, other.select(seed=1), silent)
+
+
 def test_merging_again_copies_nothing(apart):
     _, first, second = apart
     assert merge.merge(second / "apart", first / "apart")

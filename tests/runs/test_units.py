@@ -24,7 +24,7 @@ UNITS = EXPERIMENT.select()
 
 
 def tasks(key="k", size=1.0):
-    return [units.Task(unit, f"{key} {unit}", size) for unit in UNITS]
+    return [units.Task(unit, f"{key} {unit}", f"asked {unit}", size) for unit in UNITS]
 
 
 class Counting:
@@ -75,7 +75,7 @@ def test_every_unit_is_done_once_in_order_and_a_second_call_does_none(paths):
 def test_a_unit_whose_key_changed_is_done_again_and_no_other(paths):
     complete(paths, Counting())
     chosen = tasks()
-    chosen[3] = units.Task(UNITS[3], "another key")
+    chosen[3] = units.Task(UNITS[3], "another key", f"asked {UNITS[3]}")
     work = Counting()
     manifests = complete(paths, work, chosen)
     assert work.done == [UNITS[3]] and manifests[3]["key"] == "another key"
@@ -122,7 +122,7 @@ def test_a_line_says_stage_number_unit_what_was_done_seconds_and_time_left(paths
 
 def test_the_time_left_grows_with_the_size_of_what_is_left(paths):
     sizes, lines = [1, 20, 20], []
-    chosen = [units.Task(unit, "k", size) for unit, size in zip(UNITS, sizes)]
+    chosen = [units.Task(unit, "k", "asked", size) for unit, size in zip(UNITS, sizes)]
 
     def work(task, folder):
         time.sleep(0.25 * (task.size == 1))
@@ -174,7 +174,7 @@ def work(task, folder):
     (folder / "half.txt").rename(folder / "whole.txt")
     return {}
 
-tasks = [units.Task(unit, f"k {unit}") for unit in experiment.select()]
+tasks = [units.Task(unit, f"k {unit}", "asked") for unit in experiment.select()]
 units.complete("train", tasks, Paths.of(experiment, top), work, str, lambda line: print(line, flush=True))
 """
 
@@ -262,7 +262,7 @@ def test_a_selection_is_whole_when_it_holds_all_units_of_the_file():
 
 def test_the_key_of_a_missing_unit_is_asked_for_with_the_command_that_makes_it(paths):
     complete(paths, Counting())
-    assert units.key_of(EXPERIMENT, paths, "train", UNITS[1]) == f"k {UNITS[1]}"
+    assert units.keys_of(EXPERIMENT, paths, "train", UNITS[1]) == (f"k {UNITS[1]}", f"asked {UNITS[1]}")
     (other,) = EXPERIMENT.select(models="tiny-random-llama", arms="filler-T", seed=9)
     with pytest.raises(BadInput, match="make it first with: .*-p models tiny-random-llama -p arms filler-T -p seed 9"):
-        units.key_of(EXPERIMENT, paths, "train", other)
+        units.keys_of(EXPERIMENT, paths, "train", other)
