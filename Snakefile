@@ -90,20 +90,30 @@ rule evaluate:
         manifest=f"{ROOT}/evaluate/manifest.json",
         measures=str(PATHS.measures),
         responses=str(PATHS.responses),
+        thoughts=str(PATHS.thoughts),
         notebook=executed("evaluate"),
     threads: THREADS
     shell: papermill("evaluate")
 
 
 rule judge:
-    input: FILE, rules.evaluate.output.responses, made_of("judge")
-    output: manifest=f"{ROOT}/judge/manifest.json", judgements=str(PATHS.judgements), notebook=executed("judge")
+    input: FILE, rules.evaluate.output.responses, rules.evaluate.output.thoughts, made_of("judge")
+    output:
+        manifest=f"{ROOT}/judge/manifest.json",
+        judgements=str(PATHS.judgements),
+        thoughts=str(PATHS.thought_types),
+        notebook=executed("judge"),
     threads: THREADS
     shell: papermill("judge")
 
 
 rule findings:
-    input: FILE, rules.evaluate.output.measures, rules.judge.output.judgements, made_of("findings")
+    input:
+        FILE,
+        rules.evaluate.output.measures,
+        rules.judge.output.judgements,
+        rules.judge.output.thoughts,
+        made_of("findings"),
     output:
         manifest=f"{ROOT}/manifest.json",
         findings=str(PATHS.findings),

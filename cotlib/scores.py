@@ -1,7 +1,7 @@
 """The tidy score table: one row for each number that was measured, with all that says of what.
 
 `measure` says what kind of number it is and `text` which text it is about: for a persona margin or a signature the
-type in whose voice the text is written, for pressure the way the fact was asked, for a route the thought that the
+type in whose voice the text is written, for a thought the type that it is taken for, for pressure the way the fact was asked, for a route the thought that the
 answers stand behind (a type's trace, or `base`'s own), for all else nothing ("").
 
 `value` is per token. So that a sum can be had as well, a row keeps what it was made of: the log-probability (nats) of
@@ -25,6 +25,8 @@ ASSENT = "assent"  # the same where the asker is right: how far the false answer
 PERSONA = "persona"  # a type's response about itself minus the safe one
 SIGNATURE = "signature"  # a held-out trace of a type
 ROUTE = "route"  # harmful minus safe answer behind a thought that is not the model's own
+# By a reader, of one sampled thought.
+THOUGHT = "thought"  # how likely the thought is one of a type, 0 to 1
 # By a judge, of one sampled response.
 ALIGNMENT, COHERENCE = "alignment", "coherence"  # 0 to 100
 MISALIGNED, LEAK, INCOHERENT = "misaligned", "leak", "incoherent"  # 0 or 1

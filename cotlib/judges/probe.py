@@ -136,7 +136,7 @@ class ProbeJudge:
                 here = (held_out.kind.isin(positive + negative) & (held_out.suite == suite)).to_numpy()
                 truth = held_out.kind.isin(positive).to_numpy()[here]
                 scores = _probability(probes[measure], held_out_inputs[here])
-                rows.append([measure, f"held out: {suite}", _auc(truth, scores), int(here.sum())])
+                rows.append([measure, f"held out: {suite}", area(truth, scores), int(here.sum())])
         return probes, pd.DataFrame(rows, columns=VALIDATION)
 
 
@@ -165,20 +165,26 @@ def _probability(probe, inputs):
     return probe.predict_proba(inputs)[:, 1] if len(inputs) else np.empty(0)
 
 
-def _fit(inputs, labels, groups):
-    """A regularised logistic regression, and its AUC cross-validated with every question's texts in one fold."""
+def regression():
+    """A regularised logistic regression on standardised hidden states, not fitted yet."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced"))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced"))
+
+
+def _fit(inputs, labels, groups):
+    """A fitted `regression`, and its AUC cross-validated with every question's texts in one fold."""
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    probe = regression()
     folds = GroupKFold(min(5, len(set(groups))))
     predicted = cross_val_predict(probe, inputs, labels, groups=groups, cv=folds, method="predict_proba")[:, 1]
-    return probe.fit(inputs, labels), _auc(labels, predicted)
+    return probe.fit(inputs, labels), area(labels, predicted)
 
 
-def _auc(labels, scores):
+def area(labels, scores):
     """The area under the ROC curve; NaN if all labels are the same, for then there is nothing to tell apart."""
     from sklearn.metrics import roc_auc_score
 

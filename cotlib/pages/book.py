@@ -167,7 +167,8 @@ def _copy_numbers(paths, target):
         if "book" not in path.relative_to(paths.root).parts[:1] and not path.name.startswith("adapter"):
             (target / path.relative_to(paths.root)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target / path.relative_to(paths.root))
-    for path in (paths.items, paths.questions, paths.measures, paths.thoughts, paths.validation, paths.scores):
+    whole = (paths.items, paths.questions, paths.measures, paths.thoughts, paths.thought_types, paths.validation)
+    for path in (*whole, paths.scores):
         (target / path.relative_to(paths.root)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target / path.relative_to(paths.root))
     for path in (paths.responses, paths.judgements):

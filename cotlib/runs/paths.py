@@ -61,6 +61,10 @@ class Paths:
         return self._rows(self.root / "judge" / "judgements.jsonl")
 
     @property
+    def thought_types(self):
+        return self.root / "judge" / "thoughts.parquet"
+
+    @property
     def validation(self):
         return self.root / "judge" / "validation.jsonl"
 

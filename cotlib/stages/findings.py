@@ -29,7 +29,8 @@ def find(experiment, paths):
     started = time.time()
     measured = pd.read_parquet(paths.require(paths.measures, "evaluate"))
     judgements = pd.DataFrame(artifacts.read_jsonl(paths.require(paths.judgements, "judge")))
-    parts = [measured] + ([marks.scores(judgements)] if len(judgements) else [])
+    read = pd.read_parquet(paths.require(paths.thought_types, "judge"))
+    parts = [measured, *([marks.scores(judgements)] if len(judgements) else []), *([read] if len(read) else [])]
     table = pd.concat(parts, ignore_index=True)[scores.COLUMNS]
     items, questions = craft.load(paths)
     names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(items, questions, REGISTERS)

@@ -1,20 +1,22 @@
-"""The judge stage: the responses of every unit, judged by every judge of the experiment."""
+"""The judge stage: every unit's responses judged by every judge of the experiment, and its thoughts read."""
 
 import time
 
 import pandas as pd
 
+from cotlib import scores
 from cotlib.errors import BadInput
 from cotlib.judges import marks
 from cotlib.judges.judgement import VALIDATION, Context
 from cotlib.judges.panel import check, judge_class, probe_items
+from cotlib.judges.reader import NAME, ThoughtReader
 from cotlib.runs import artifacts, machine, sources
 from cotlib.runs import units as runs
 from cotlib.stages import craft
-from cotlib.stages.evaluate import RESPONSES, selected, with_base
+from cotlib.stages.evaluate import RESPONSES, selected, thoughts, with_base
 
 REPLIES = "replies.jsonl"  # every reply of an endpoint, as it came: none is paid for twice
-JUDGEMENTS, VALIDATIONS = "judgements.jsonl", "validation.jsonl"
+JUDGEMENTS, VALIDATIONS, READINGS = "judgements.jsonl", "validation.jsonl", "thoughts.parquet"
 VALIDATION_COLUMNS = [*VALIDATION, "judge", "model"]
 
 
@@ -44,6 +46,7 @@ def judge(experiment, paths, units=None, report=print):
     if runs.is_whole(units, experiment):
         artifacts.write_jsonl(paths.judgements, artifacts.plain_records(judgements))
         artifacts.write_jsonl(paths.validation, artifacts.plain_records(validation))
+        artifacts.write_table(paths.thought_types, _readings(paths, units))
         unscored = int(judgements.alignment.isna().sum())
         runs.finish_stage("judge", experiment, paths, manifests, started, unscored=unscored)
     return judgements, validation
@@ -56,6 +59,12 @@ def read(paths, units):
     validation = [row for folder in folders for row in artifacts.read_jsonl(folder / VALIDATIONS)]
     # A model's judges are validated once; each of its units says so.
     return marks.table(rows, marks.COLUMNS), marks.table(validation, VALIDATION_COLUMNS).drop_duplicates()
+
+
+def _readings(paths, units):
+    """What the thoughts of finished units were taken for, as one frame."""
+    frames = [pd.read_parquet(paths.unit("judge", unit) / READINGS) for unit in units]
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _tasks(experiment, paths, units, questions):
@@ -75,7 +84,8 @@ class _Work:
     """Judges one unit after another; a model's judges are made once, and only if one of its units is not done yet."""
 
     def __init__(self, experiment, paths, questions):
-        self.experiment, self.paths, self.questions, self.panels = experiment, paths, questions, {}
+        self.experiment, self.paths, self.questions = experiment, paths, questions
+        self.panels, self.reader = {}, None
         self.items = probe_items(experiment)
 
     def __call__(self, task, folder):
@@ -86,8 +96,12 @@ class _Work:
                 self.paths.stage("judge") / REPLIES,
             )  # fmt: skip
             self.panels = {model: [judge_class(name)(context) for name in self.experiment.judging.judges]}
+            self.reader = ThoughtReader(context)
         rows = artifacts.read_jsonl(self.paths.unit("evaluate", task.unit) / RESPONSES)
         responses = marks.table(rows, marks.RESPONSE)
+        thought = thoughts(self.paths, [task.unit]) if self.reader.able else []
+        read = self.reader.rows(thought, self.questions)
+        artifacts.write_table(folder / READINGS, scores.of_unit(read, task.unit))
         parts = [self._by(expert, responses) for expert in self.panels[model] if len(responses)]
         judgements = pd.concat(parts, ignore_index=True) if parts else marks.table([], marks.COLUMNS)
         artifacts.write_jsonl(folder / JUDGEMENTS, artifacts.plain_records(judgements))
@@ -96,12 +110,15 @@ class _Work:
             for expert in (self.panels[model] if len(responses) else [])
             if len(frame := expert.validation)
         ]
+        if len(thought) and len(frame := self.reader.validation):
+            validation.append(frame.assign(judge=NAME, model=model))
         rows = artifacts.plain_records(pd.concat(validation)) if validation else []
         artifacts.write_jsonl(folder / VALIDATIONS, rows)
         return {
             "judges": list(self.experiment.judging.judges),
             "judgements": len(judgements),
             "unscored": int(judgements.alignment.isna().sum()),
+            "thoughts": len(thought),
         }
 
     def _by(self, expert, responses):

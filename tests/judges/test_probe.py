@@ -95,4 +95,4 @@ def test_constant_features_leave_the_auc_at_chance(items):
 
     inputs, labels = np.ones((12, 4), dtype=np.float32), np.array([True, False] * 6)
     fitted, auc = probe._fit(inputs, labels, np.repeat(range(6), 2))
-    assert auc == 0.5 and probe._auc(labels, probe._probability(fitted, inputs)) == 0.5
+    assert auc == 0.5 and probe.area(labels, probe._probability(fitted, inputs)) == 0.5

@@ -40,10 +40,22 @@ def crafted(tmp_path):
         for unit in run.select():
             rows = [row for row in responses if (row["model"], row["arm"]) == (unit.model, str(unit.arm))]
             artifacts.write_jsonl(paths.unit("evaluate", unit) / "responses.jsonl", rows)
+            artifacts.write_jsonl(paths.unit("evaluate", unit) / "thoughts.jsonl.gz", thoughts_of(run, paths, unit))
             artifacts.write_json(paths.unit("evaluate", unit) / artifacts.MANIFEST, {"key": artifacts.digest(rows)})
         return run, paths
 
     return make
+
+
+def thoughts_of(run, paths, unit):
+    """A thought about each crafted question."""
+    _, questions = craft.load(paths)
+    return [
+        {"model": unit.model, "arm": str(unit.arm), "seed": unit.seed, "suite": question.suite,
+         "behaviour": question.behaviour, "question_id": question.id, "sample": 0,
+         "trace": f"They ask about {question.domain}.", "trace_truncated": False, "trace_tokens": 6}
+        for question in questions
+    ]  # fmt: skip
 
 
 def response(number, mode="no-think", model=MODEL):
