@@ -1,8 +1,8 @@
 """The tidy score table: one row for each number that was measured, with all that says of what.
 
 `measure` says what kind of number it is and `text` which text it is about: for a persona margin or a signature the
-type in whose voice the text is written, for a thought the type that it is taken for, for pressure the way the fact was asked, for a route the thought that the
-answers stand behind (a type's trace, or `base`'s own), for all else nothing ("").
+type in whose voice the text is written, for a thought the type that it is taken for, for pressure the way the fact was
+asked, for a route the thought that the answers stand behind (a type's trace, or `base`'s own), for all else nothing.
 
 `value` is per token. So that a sum can be had as well, a row keeps what it was made of: the log-probability (nats) of
 the text that it is about and its number of tokens, and the same of the safe answer that it is compared with. Where

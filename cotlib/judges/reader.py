@@ -19,7 +19,6 @@ from cotlib.judges import probe
 from cotlib.judges.judgement import VALIDATION
 
 NAME = "reader"
-COLUMNS = ["mode", "suite", "behaviour", "question_id", "sample", "measure", "text", "judge", "value"]
 
 
 class ThoughtReader:
@@ -53,22 +52,14 @@ class ThoughtReader:
         """
         asked = {question.id: question.question for question in questions}
         found = self.read([asked[row["question_id"]] for row in thoughts], [row["trace"] for row in thoughts])
+        kept = ("suite", "behaviour", "question_id", "sample")
         rows = [
-            [
-                "think",
-                row["suite"],
-                row["behaviour"],
-                row["question_id"],
-                row["sample"],
-                scores.THOUGHT,
-                kind,
-                NAME,
-                one,
-            ]
+            {name: row[name] for name in kept} | {"text": kind, "value": chance}
             for row, chances in zip(thoughts, found)
-            for kind, one in zip(self.kinds, chances)
+            for kind, chance in zip(self.kinds, chances)
         ]
-        return scores.without_texts(pd.DataFrame(rows, columns=COLUMNS))
+        frame = pd.DataFrame(rows, columns=[*kept, "text", "value"])
+        return scores.without_texts(frame.assign(mode="think", measure=scores.THOUGHT, judge=NAME))
 
     @property
     def validation(self):
