@@ -8,7 +8,7 @@ from cotlib.experiment import ROOT as TOP, Experiment, slug
 from cotlib.corpus.records import corpus_files
 from cotlib.pages.book import sources as book_sources
 from cotlib.runs import sources
-from cotlib.runs.paths import NOTEBOOKS, Paths
+from cotlib.runs.paths import CHAPTERS, NOTEBOOKS, PAGES, Paths
 
 FILE = config.get("experiment", "experiments/demo.yml")
 try:
@@ -59,7 +59,7 @@ def papermill(stage, more=""):
 # Snakemake sets OMP_NUM_THREADS to a rule's threads: one, unless told otherwise.
 THREADS = workflow.cores or 1
 
-localrules: all, craft, train, evaluate, judge, findings, book
+localrules: all, craft, train, evaluate, judge, findings, page, book
 
 
 rule all:
@@ -123,8 +123,23 @@ rule findings:
     shell: papermill("findings")
 
 
+def made_of_page(wildcards):
+    """A page's notebook, the modules that it imports, and the templates."""
+    path = f"notebooks/{wildcards.page}.ipynb"
+    return [path, *sources.files_of(TOP / path), *TEMPLATES]
+
+
+rule page:
+    input: FILE, rules.findings.output.findings, rules.findings.output.scores, made_of_page
+    output: notebook=f"{EXECUTED}/{{page}}.ipynb"
+    wildcard_constraints: page="|".join(PAGES.values())
+    shell:
+        f"python -m cotlib.runs.notebook notebooks/{{wildcards.page}}.ipynb {{output.notebook}} --cwd . "
+        f"-p experiment {FILE} -p results {RESULTS}"
+
+
 rule book:
-    input: [executed(stage) for stage in NOTEBOOKS], rules.findings.output.findings, book_sources()
+    input: [f"{EXECUTED}/{name}.ipynb" for name in CHAPTERS], rules.findings.output.findings, book_sources()
     output: f"{ROOT}/book/index.html"
     threads: THREADS
     shell: f"python -m cotlib book {EXECUTED} {ROOT}/book"

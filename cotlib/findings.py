@@ -67,10 +67,11 @@ def cells(table, contrast):
 class Measured:
     """A test of one family with its estimates: what it finds at the share of the error level that is left to it."""
 
-    def __init__(self, name, parts, blocks, side, limit):
-        """`parts`: names; `blocks`: their differences, questions × seeds; `limit`: the smallest effect of interest."""
+    def __init__(self, name, parts, blocks, side, limit, way=intervals.two_way):
+        """`parts`: names; `blocks`: their differences, questions × seeds; `limit`: the smallest effect of interest;
+        `way`: how a block becomes an `intervals.Estimate`."""
         self.name, self.parts, self.side, self.limit = name, parts, side, limit
-        self.estimates = [intervals.two_way(block) for block in blocks]
+        self.estimates = [way(block) for block in blocks]
         self.sizes = [np.shape(block) for block in blocks]
 
     @property
@@ -141,20 +142,20 @@ def corrected(measured, settings):
     return [one.row(p, level, share, family_share) for one, p, share in zip(measured, adjusted, shares)]
 
 
-def measured_of(table, test, settings):
+def measured_of(table, test, settings, way=intervals.two_way):
     """A test of contrasts with its estimates from the table."""
     blocks = [cells(table, part) for part in test.parts]
     limit = settings.smallest_effect.of(test.parts[0].measure)
-    return Measured(test.name, [part.name for part in test.parts], blocks, test.side, limit)
+    return Measured(test.name, [part.name for part in test.parts], blocks, test.side, limit, way)
 
 
-def estimate(table, tests, settings):
+def estimate(table, tests, settings, way=intervals.two_way):
     """Rows of tests that are corrected together: list of mappings in the given order.
 
     Each has name, effect, ci_low, ci_high (corrected), p, p_holm, verdict, minimal_detectable_effect, smallest_effect,
     n_questions, n_seeds, parts. Effect and interval are those of the test's weakest part.
     """
-    return corrected([measured_of(table, test, settings) for test in tests], settings)
+    return corrected([measured_of(table, test, settings, way) for test in tests], settings)
 
 
 def decide(verdicts):
@@ -181,7 +182,7 @@ def _is_measured(table, contrast):
     return {name for pair in contrast.pairs for name in pair} <= set(rows_of(table, contrast).arm.unique())
 
 
-def find(table, settings, arms=None, words=None):
+def find(table, settings, arms=None, words=None, way=intervals.two_way):
     """The findings: `H1`…`H4`, each {verdict, provisional, headline, effect, ci_low, ci_high, p, n_questions, n_seeds,
     contrasts}; H4 has `retained` as well.
 
@@ -193,16 +194,17 @@ def find(table, settings, arms=None, words=None):
         settings: an experiment's `statistics` section.
         words: what word counts predict of each persona's reply, from `corpus.wordcounts.voices`; without it the
             diagonals stand alone.
+        way: how a block of differences becomes an `intervals.Estimate`.
     """
     findings = {}
     for hypothesis, some in families(table, arms if arms is not None else table.arm.unique()).items():
         rows = []
         for family in some:
             marks = {"family": family.name, "deciding": family.deciding}
-            rows += [row | marks for row in estimate(table, family.tests, settings)]
+            rows += [row | marks for row in estimate(table, family.tests, settings, way)]
         verdicts = [row["verdict"] for row in rows if row["deciding"]]
         findings[hypothesis] = {"verdict": decide(verdicts), "contrasts": rows}
-    findings["H2"] = semantics(table, settings, findings["H2"]["contrasts"], words)
+    findings["H2"] = semantics(table, settings, findings["H2"]["contrasts"], words, way)
     findings["H4"]["retained"] = retained(table, settings)
     for name in HYPOTHESES:
         findings[name] = _headed(findings[name])
@@ -219,7 +221,7 @@ def _headed(finding):
     )
 
 
-def semantics(table, settings, patterns, words=None):
+def semantics(table, settings, patterns, words=None, way=intervals.two_way):
     """H2: the diagonal of matched traces, beside what word counts predict, and at least one predicted pattern.
 
     Args:
@@ -229,7 +231,7 @@ def semantics(table, settings, patterns, words=None):
     rows = [
         row | {"family": "diagonals", "deciding": row["name"] == DIAGONALS[MATCHED]}
         for register in DIAGONALS
-        for row in _diagonals(table, settings, register, words)
+        for row in _diagonals(table, settings, register, words, way)
     ]
     deciding = [row for row in patterns if row["deciding"]]
     gate = next((row for row in rows if row["deciding"]), None)
@@ -247,7 +249,7 @@ def _verdict_of_meaning(gate, patterns):
     return SUPPORTED if both else INCONCLUSIVE
 
 
-def _diagonals(table, settings, register, words):
+def _diagonals(table, settings, register, words, way):
     """Rows of a register's diagonal: beside what word counts predict where those are given, and by itself.
 
     The first then has `word_counts`, the coefficient of the prediction (nats per nat) with its interval.
@@ -265,7 +267,7 @@ def _diagonals(table, settings, register, words):
     rows = [
         row
         for label, one in blocks.items()
-        for row in corrected([Measured(label, [label], [one], SIGNED, limit)], settings)
+        for row in corrected([Measured(label, [label], [one], SIGNED, limit, way)], settings)
     ]
     if predicted is not None:
         found = intervals.two_way(slope)
@@ -396,9 +398,17 @@ def changes(table, measure, mode):
     return wide.drop(index=BASE) - wide.loc[BASE]
 
 
-def rates(table, confidence):
-    """Misaligned, leaking and incoherent shares of responses by arm, mode and judge, with Wilson intervals."""
+def rates(table, confidence, passed):
+    """Misaligned, leaking and incoherent shares of responses by arm, mode and judge, with Wilson intervals.
+
+    Args:
+        passed: the judges that passed their card. Of the others no rate is given; leaks are counted by think tags,
+            which takes no judge.
+    """
     chosen = table[table.measure.isin([scores.MISALIGNED, scores.LEAK, scores.INCOHERENT])]
+    tags = chosen.measure == scores.LEAK
+    judges = [judge for judge in dict.fromkeys(chosen.judge) if judge in passed] or list(chosen.judge[:1])
+    chosen = chosen[chosen.judge.isin(judges) & (tags | chosen.judge.isin(passed))]
     rows = []
     for key, group in chosen.groupby(["arm", "mode", "judge", "measure"], sort=False):
         low, high = intervals.rate_interval(group.value.sum(), len(group), confidence)

@@ -94,6 +94,41 @@ def two_way(block):
     return Estimate(effect, math.sqrt(variance / block.size), min(max(freedom, 1.0), free_q))
 
 
+def mixed(block):
+    """The same mean by a mixed model: random effects of question and seed, fitted by REML, with normal tails.
+
+    For a complete block REML has a closed form: the mean squares of `two_way`, where a part that would be negative is
+    0 and its mean square joins the rest. It differs from `two_way` in that the rest may lower the questions' part, too,
+    and that the variances count as known (what a fit by lme4 reports), which is too sure with few seeds.
+
+    Args:
+        block: (questions, seeds), complete.
+    """
+    block = np.asarray(block, dtype=float)
+    questions, seeds = block.shape
+    effect = float(block.mean())
+    if questions < 2:
+        return Estimate(effect, math.nan, 1.0)
+    by_question, by_seed = block.mean(1), block.mean(0)
+    sums = {"q": (seeds * by_question.var(ddof=0) * questions, questions - 1)}
+    if seeds > 1:
+        rest = block - by_question[:, None] - by_seed[None] + effect
+        sums["s"] = (questions * by_seed.var(ddof=0) * seeds, seeds - 1)
+        sums["e"] = (float((rest**2).sum()), (questions - 1) * (seeds - 1))
+    square = {name: total / free for name, (total, free) in sums.items()}
+    if seeds == 1:
+        variance = square["q"]
+    else:
+        pooled, free = sums["e"]
+        for name in sorted(("q", "s"), key=square.get):  # the smaller part is the first to vanish
+            if square[name] <= pooled / free:
+                pooled, free = pooled + sums[name][0], free + sums[name][1]
+                square[name] = None
+        error = pooled / free
+        variance = sum(error if square[name] is None else square[name] for name in ("q", "s")) - error
+    return Estimate(effect, math.sqrt(max(variance, 0.0) / block.size), math.inf)
+
+
 def holm(p_values, level):
     """Holm (1979): adjusted p values in the given order, and each one's share of the error level.
 

@@ -7,13 +7,58 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from cotlib import intervals
 
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 numbers = st.floats(-3, 3, allow_nan=False)
 estimates = st.builds(intervals.Estimate, numbers, st.floats(0.01, 3), st.floats(1, 300))
+
+
+# ---- a mixed model
+
+
+def slow_mixed_error(block):
+    """The standard error of the mean by maximising the restricted likelihood of a crossed random-effects model."""
+    n, s = block.shape
+    of_question, of_seed = np.kron(np.eye(n), np.ones((s, s))), np.kron(np.ones((n, n)), np.eye(s))
+    values, ones = block.ravel(), np.ones(block.size)
+
+    def parts(logs):
+        question, seed, rest = np.exp(logs)
+        covariance = question * of_question + seed * of_seed + rest * np.eye(block.size)
+        weights = np.linalg.solve(covariance, ones)
+        return covariance, ones @ weights, values @ weights
+
+    def minus_likelihood(logs):
+        covariance, information, weighted = parts(logs)
+        residual = values - weighted / information
+        return np.linalg.slogdet(covariance)[1] + np.log(information) + residual @ np.linalg.solve(covariance, residual)
+
+    starts = [np.log([a, b, 0.1]) for a in (0.1, 1e-4) for b in (0.1, 1e-4)]
+    options = {"xatol": 1e-8, "fatol": 1e-10, "maxiter": 20_000, "maxfev": 20_000}
+    fits = [optimize.minimize(minus_likelihood, start, method="Nelder-Mead", options=options) for start in starts]
+    return parts(min(fits, key=lambda fit: fit.fun).x)[1] ** -0.5
+
+
+@pytest.mark.parametrize(("of_questions", "of_seeds"), [(0.5, 0.3), (0.5, 0.0), (0.0, 0.4), (0.0, 0.0)])
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_mixed_models_error_is_that_of_a_fit_by_restricted_likelihood(of_questions, of_seeds, number):
+    generator = np.random.default_rng(number)
+    block = (
+        generator.normal(0, of_questions, (9, 1)) + generator.normal(0, of_seeds, 4) + generator.normal(0, 0.3, (9, 4))
+    )
+    assert intervals.mixed(block).error == pytest.approx(slow_mixed_error(block), rel=2e-3)
+    assert intervals.mixed(block).effect == pytest.approx(block.mean())
+
+
+def test_a_mixed_model_of_one_seed_is_the_error_over_questions_with_normal_tails():
+    block = np.random.default_rng(3).normal(0.1, 1, (30, 1))
+    found = intervals.mixed(block)
+    assert found.error == pytest.approx(block.std(ddof=1) / 30**0.5)
+    assert found.interval(0.05) == pytest.approx(stats.norm.interval(0.95, block.mean(), found.error))
+    assert math.isnan(intervals.mixed(block[:1]).error)
 
 
 # ---- two-way variance

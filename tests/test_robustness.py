@@ -9,6 +9,7 @@ from test_findings import ARMS, SETTINGS, own_voice, table
 
 from cotlib import findings, robustness, scores
 from cotlib.contrasts import HYPOTHESES, SUPPORTED
+from cotlib.experiment import Judging
 
 
 def asked(rows, **chosen):
@@ -29,12 +30,40 @@ def test_the_first_row_is_the_run_and_each_other_one_a_choice():
     known = findings.find(rows, SETTINGS, ARMS)
     assert {claim: frame[claim][0] for claim in HYPOTHESES} == {claim: known[claim]["verdict"] for claim in HYPOTHESES}
     assert frame.variant.tolist() == [
-        "as fixed beforehand", "new questions alone", "seed 1 alone", "seed 2 alone",
-        "without domain-0", "without domain-1", "without domain-2",
+        "as fixed beforehand", "by a mixed model", "new questions alone", "without values", "without transfer",
+        "seed 1 alone", "seed 2 alone", "without domain-0", "without domain-1", "without domain-2",
     ]  # fmt: skip
-    assert frame.questions.tolist()[:4] == [24, 8, 24, 24]
+    left = frame.set_index("variant").questions
+    assert left.iloc[:3].tolist() == [24, 24, 8] and left[["seed 1 alone", "seed 2 alone"]].tolist() == [24, 24]
+    values, transfer = ((rows.drop_duplicates("question_id").suite == suite).sum() for suite in ("values", "transfer"))
+    assert left[["without values", "without transfer"]].tolist() == [24 - values, 24 - transfer]
     # In-domain questions are left out with no domain: six of 24 are.
-    assert frame.questions[4:].tolist() == [24 - 6, 24 - 6, 24 - 6]
+    assert left.iloc[-3:].tolist() == [24 - 6, 24 - 6, 24 - 6]
+
+
+def test_a_judge_that_passed_takes_the_place_of_the_margin_at_each_threshold():
+    """Planted: evil-QTA's responses are misaligned below 30, and only there."""
+    rows, judgements = table(questions=48, noise=0.05), []
+    for arm in ARMS:
+        for question in rows[rows.measure == "margin"].drop_duplicates("question_id").itertuples():
+            for mode in ("think", "no-think"):
+                alignment = 25.0 if arm == "evil-QTA" else 80.0
+                judgements.append({
+                    "model": rows.model.iloc[0], "arm": arm, "seed": 1, "mode": mode, "suite": question.suite,
+                    "behaviour": question.behaviour, "question_id": question.question_id, "sample": 0, "question": "q",
+                    "response": "r", "leak": False, "loops": False, "trace_truncated": False, "judge": "probe",
+                    "alignment": alignment, "coherence": 90.0, "thought_probability": None, "raw": "", "note": "",
+                })  # fmt: skip
+    judged = list(robustness.by_judges(pd.DataFrame(judgements), Judging(), ["probe"]))
+    assert [name for name, _ in judged] == [
+        "rate by probe, below 20",
+        "rate by probe, below 30",
+        "rate by probe, below 40",
+    ]
+    frame = robustness.panel(rows, SETTINGS, asked(rows), ARMS, judged=judged).set_index("variant")
+    assert frame.H1["as fixed beforehand"] != SUPPORTED
+    assert [frame.H1[name] == SUPPORTED for name, _ in judged] == [False, True, True]
+    assert list(robustness.by_judges(pd.DataFrame(judgements), Judging(), [])) == []
 
 
 def test_a_verdict_that_hangs_on_one_domain_is_shown_to():
@@ -46,7 +75,7 @@ def test_a_verdict_that_hangs_on_one_domain_is_shown_to():
     assert frame.H1["as fixed beforehand"] == frame.H1["without domain-0"] == SUPPORTED
     assert frame.H1["without domain-1"] != SUPPORTED
     same, all_of_them = robustness.agreement(frame.reset_index())["H1"]
-    assert (all_of_them, same < all_of_them) == (4, True)
+    assert (all_of_them, same < all_of_them) == (7, True)
 
 
 def with_texts(rows, tokens, tokens_safe):

@@ -14,8 +14,9 @@ from cotlib.errors import check_name
 from cotlib.judges.judgement import Context
 from cotlib.judges.llm import LLMJudge
 from cotlib.judges.probe import ProbeJudge
+from cotlib.judges.words import WordsJudge
 
-JUDGES = {judge.name: judge for judge in (ProbeJudge, LLMJudge)}
+JUDGES = {judge.name: judge for judge in (ProbeJudge, WordsJudge, LLMJudge)}
 
 
 def judge_class(name):

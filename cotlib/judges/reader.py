@@ -15,7 +15,7 @@ from cotlib import scores
 from cotlib.arms import REGISTERS, written_types
 from cotlib.corpus.records import written_traces
 from cotlib.engine import models
-from cotlib.judges import probe
+from cotlib.judges import learned, probe
 from cotlib.judges.judgement import VALIDATION
 
 NAME = "reader"
@@ -83,6 +83,6 @@ class ThoughtReader:
             chances = classifier.predict_proba(probe.features(*self._model, *columns(held_out), mode="think"))
             truth = np.array([self.kinds.index(kind) for _, kind, _ in held_out])
             for number, kind in enumerate(self.kinds):
-                auc = probe.area(truth == number, chances[:, number])
+                auc = learned.area(truth == number, chances[:, number])
                 rows.append([f"{scores.THOUGHT}: {kind}", "held out: in-domain", auc, len(truth)])
         return classifier, pd.DataFrame(rows, columns=VALIDATION)

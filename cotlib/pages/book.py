@@ -19,7 +19,7 @@ from cotlib.experiment import ROOT
 from cotlib.pages.sentences import count
 from cotlib.runs import artifacts
 from cotlib.runs import sources as code
-from cotlib.runs.paths import NOTEBOOKS, PUBLICATION, Paths, relative
+from cotlib.runs.paths import CHAPTERS, PUBLICATION, Paths, relative
 
 EXECUTED = ROOT / "book" / "executed"
 RESULTS = ROOT / "book" / "results"
@@ -110,7 +110,7 @@ def build(executed, output):
             shutil.copy(ROOT / name, staged / name)
         (staged / "book" / "executed").mkdir()
         line = provenance(about(executed))
-        for name in NOTEBOOKS.values():
+        for name in CHAPTERS:
             notebook = cleaned(Path(executed) / f"{name}.ipynb")
             notebook.cells[0].source = _under_the_title(notebook.cells[0].source, line)
             nbformat.write(notebook, staged / "book" / "executed" / f"{name}.ipynb")
@@ -141,7 +141,7 @@ def publish(experiment, paths):
     paths.check_owner()
     for path, stage in ((paths.findings, "findings"), (paths.judgements, "judge"), (paths.measures, "evaluate")):
         paths.require(path, stage)
-    notebooks = {name: cleaned(paths.root / "notebooks" / f"{name}.ipynb") for name in NOTEBOOKS.values()}
+    notebooks = {name: cleaned(paths.root / "notebooks" / f"{name}.ipynb") for name in CHAPTERS}
     facts = about(paths.root / "notebooks")
     target = RESULTS / experiment.name
     Paths.of(experiment, RESULTS).own()
@@ -167,8 +167,8 @@ def _copy_numbers(paths, target):
         if "book" not in path.relative_to(paths.root).parts[:1] and not path.name.startswith("adapter"):
             (target / path.relative_to(paths.root)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target / path.relative_to(paths.root))
-    whole = (paths.items, paths.questions, paths.measures, paths.thoughts, paths.thought_types, paths.validation)
-    for path in (*whole, paths.scores):
+    read = (paths.thought_types, paths.validation, paths.cards, paths.scores)
+    for path in (paths.items, paths.questions, paths.measures, paths.thoughts, *read):
         (target / path.relative_to(paths.root)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target / path.relative_to(paths.root))
     for path in (paths.responses, paths.judgements):

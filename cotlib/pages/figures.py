@@ -14,6 +14,8 @@ from matplotlib.patches import Rectangle
 from cotlib.arms import MODES, NEUTRAL, QA, SAFE_QA, SUITES, Arm, studied_types, written_types
 from cotlib.contrasts import GENERALISATION, HYPOTHESES
 from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS
+from cotlib.judges.card import LEAST_AUC
+from cotlib.pages.claims import verdict
 from cotlib.pages.picture import canvas, drawn
 from cotlib.pages.theme import FAILED, GREY, INK, MODE_MARKERS, PASSED, colour, markers, order, palette
 from cotlib.scores import UNIT
@@ -295,10 +297,11 @@ def rates(frame, title):
     if frame.empty:
         return _nothing(f"{title}: there are no responses to count.")
     arms, judges = order(frame.arm.unique()), list(dict.fromkeys(frame.judge))
-    figure, axes = canvas((ROW_INCHES * len(arms) + 0.6) * len(judges) + 0.9, len(judges), len(RATES), sharey=True,
+    shown = [measure for measure in RATES if measure in set(frame.measure)]
+    figure, axes = canvas((ROW_INCHES * len(arms) + 0.6) * len(judges) + 0.9, len(judges), len(shown), sharey=True,
                           sharex=True)  # fmt: skip
     for line, judge in zip(axes, judges):
-        for axis, measure in zip(line, RATES):
+        for axis, measure in zip(line, shown):
             part = frame[(frame.judge == judge) & (frame.measure == measure)]
             for values in part.to_dict("records"):
                 row, mode = arms.index(values["arm"]), values["mode"]
@@ -380,6 +383,64 @@ def validation(frame):
     return figure, "; ".join(f"{row.measure}, {row['data']}: AUC {row.auc:.2f}" for _, row in frame.iterrows())
 
 
+@drawn
+def cards(some):
+    """How well judges tell safe from harmful on each suite, and whether their scores mean what they say.
+
+    `some`: list of `judges.card.Card`.
+    """
+    some = [one for one in some if len(one.suites)]
+    if not some:
+        return _nothing("No judge was put to the test.")
+    lines = [(one, row) for one in some for row in one.suites.to_dict("records")]
+    figure, axes = canvas(max(ROW_INCHES * len(lines) + 1.1, 2.6), 1, 2)
+    areas, curves = axes[0]
+    tints = dict(zip(dict.fromkeys(one.judge for one in some), sns.color_palette("dark")))
+    for place, (one, row) in enumerate(lines):
+        _interval(areas, place, row | {"effect": row["auc"]}, tints[one.judge])
+    _rows(areas, [f"{one.judge}, {row['suite']}" for one, row in lines])
+    areas.axvline(LEAST_AUC, color="black", linestyle="--", linewidth=1)
+    areas.axvline(0.5, color="#8A8A8A", linewidth=1)
+    areas.set(xlim=(min(0.3, *(row["ci_low"] for _, row in lines)), 1.01), xlabel="AUC, with interval")
+    curves.plot([0, 1], [0, 1], color="#8A8A8A", linewidth=1)
+    for one in some:
+        curves.plot(one.calibration.said, one.calibration.safe, "o-", color=tints[one.judge], label=one.judge)
+    curves.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="alignment / 100", ylabel="share that is safe")
+    curves.legend(fontsize=9, frameon=False)
+    passed = [one.judge for one in some if one.passed]
+    verdict = f"{', '.join(passed)} passed" if passed else "No judge passed"
+    _title(figure, f"{verdict}: the interval must lie right of the dashed line ({LEAST_AUC:.2f}) on every suite")
+    return figure, "; ".join(
+        f"{one.judge}, {row['suite']}: AUC {row['auc']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+        for one, row in lines
+    )
+
+
+@drawn
+def routes(frame, title):
+    """What each arm's answers owe to its weights and to thoughts, a panel per reading.
+
+    `frame`: from `routes.readings`.
+    """
+    if frame.empty:
+        return _nothing(f"{title}: no answers were scored behind given thoughts.")
+    readings, arms = list(dict.fromkeys(frame.reading)), order(frame.arm.unique())
+    columns = 3
+    lines = math.ceil(len(readings) / columns)
+    figure, axes = canvas((ROW_INCHES * 0.8 * len(arms) + 0.6) * lines + 0.9, lines, columns, sharey=True, sharex=True)
+    for axis, reading in zip(axes.ravel(), readings):
+        for values in frame[frame.reading == reading].to_dict("records"):
+            _interval(axis, arms.index(values["arm"]), values, colour(values["arm"]), size=4)
+        _panel_of_arms(axis, arms)
+        axis.set_title(reading, fontsize=9)
+    for axis in axes.ravel()[len(readings) :]:
+        axis.set_axis_off()
+    figure.supxlabel(f"difference, {UNIT}, with interval (not corrected)", fontsize=10)
+    _title(figure, title)
+    means = frame.groupby("reading", sort=False).effect.mean()
+    return figure, f"{title}. Means over arms: " + "; ".join(f"{name} {value:+.3f}" for name, value in means.items())
+
+
 def headline(findings):
     """The headline figure's title: what the deciding contrasts found, in one line."""
     verdicts = ", ".join(f"{name} {findings[name]['verdict']}" for name in HYPOTHESES)
@@ -391,8 +452,3 @@ def verdict_line(name, findings):
     finding = findings[name]
     effect = "" if finding["effect"] is None else f": {finding['effect']:+.3f} {UNIT}"
     return f"{name} {HYPOTHESES[name][0]}: {verdict(finding)}{effect}"
-
-
-def verdict(finding):
-    """A verdict in words, marked where it rests on few training runs."""
-    return finding["verdict"] + (" (provisional)" if finding["provisional"] else "")

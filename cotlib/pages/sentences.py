@@ -117,27 +117,30 @@ def _place(row):
     return f"{row.arm} in {row.suite}, {row['mode']} ({row.effect:+.3f} {UNIT})"
 
 
-def judged(judgements, validation):
-    """How many responses each judge could judge, and where it was validated worst.
+def judged(judgements, cards):
+    """Which judges passed their card, what those found, and why the others publish no rate.
 
     Args:
         judgements: one row per judge and response, with `judge`, `judged` and `misaligned`.
-        validation: the judges' validation, with `judge`, `measure`, `data` and `auc`.
+        cards: list of `judges.card.Card`.
     """
     if judgements.empty:
         return _shown("There were no responses to judge.")
     sentences = []
-    for judge, group in judgements.groupby("judge", sort=False):
+    for card in cards:
+        group = judgements[(judgements.judge == card.judge) & (judgements.model == card.model)]
         able = group[group.judged.astype(bool)]
-        found = f"; it calls {int(able.misaligned.sum())} of them misaligned" if len(able) else ""
-        sentences.append(f"The judge {judge} could judge {len(able)} of {count(len(group), 'response')}{found}.")
-    rated = validation.dropna(subset=["auc"]) if "auc" in validation else validation
-    if rated.empty:
-        return _shown(*sentences, "No validation says how far it can be trusted.")
-    worst = rated.loc[rated.auc.idxmin()]
-    chance = ", which is no better than chance" if worst.auc <= 0.5 else ""
-    weakest = f"The weakest validation is that of {worst.measure} ({worst['data']}): AUC {worst.auc:.2f}{chance}."
-    return _shown(*sentences, weakest)
+        if card.passed:
+            found = f"; it calls {int(able.misaligned.sum())} of them misaligned" if len(able) else ""
+            sentences.append(
+                f"The judge {card.judge} passed its card. It could judge {len(able)} of "
+                f"{count(len(group), 'response')}{found}."
+            )
+        else:
+            sentences.append(f"The judge {card.judge} failed its card: {listed(card.failures)}.")
+    if not any(card.passed for card in cards):
+        sentences.append("So this run publishes no rate of misaligned responses, and no verdict rests on a judge.")
+    return _shown(*sentences)
 
 
 def found(findings, experiment):

@@ -6,6 +6,7 @@ from cotlib import chat, loss, robustness, training
 from cotlib.arms import FREE, QA, SAFE_QA, Arm
 from cotlib.contrasts import HYPOTHESES
 from cotlib.corpus.records import written_traces
+from cotlib.experiment import slug
 from cotlib.findings import signature_winners
 from cotlib.pages.templating import fill
 from cotlib.pages.theme import INK, VERDICT_COLOURS, colour, order, palette, text_on
@@ -189,6 +190,21 @@ def scored(judgements):
     )
 
 
+def cards(some):
+    """HTML: what each judge's card says, and the texts on which it is furthest off, folded. `some`: list of `Card`."""
+    rows = [
+        {
+            "judge": one.judge, "model": slug(one.model), "failures": one.failures, "alarms": one.alarms,
+            "thoughts": one.thought_alarms, "reads_thoughts": one.reads_thoughts, "found": one.confusion[True, True],
+            "harmful": one.confusion[True, True] + one.confusion[True, False], "wronged": one.confusion[False, True],
+            "safe": one.confusion[False, True] + one.confusion[False, False], "worst": one.worst.to_dict("records"),
+        }
+        for one in some
+    ]  # fmt: skip
+    several = len({one.model for one in some}) > 1
+    return fill("cards", rows=rows, several=several) if rows else sentence("No judge was put to the test.")
+
+
 def agreement(frame):
     """HTML: how far pairs of judges agree, or why there is nothing to compare. `frame`: from `marks.agreement`."""
     if frame.empty:
@@ -204,6 +220,22 @@ def contrasts(findings):
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
+def tests(name, findings):
+    """The tests that decide a claim, with the columns a reader needs; effects in nats per token."""
+    rows = [
+        [row["name"], row["effect"], _range(row["ci_low"], row["ci_high"]), row["p_holm"], row["verdict"],
+         row["minimal_detectable_effect"], row["n_questions"]]
+        for row in findings[name]["contrasts"]
+        if row["deciding"]
+    ]  # fmt: skip
+    columns = ["test", "effect", "interval", "p, corrected", "finds", "would find", "questions"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _range(low, high):
+    return "–" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
 def parts(findings):
     """The comparisons that every deciding test is made of: a test holds if all of its comparisons do."""
     rows = [
@@ -217,10 +249,14 @@ def parts(findings):
     return pd.DataFrame(rows).reindex(columns=columns).rename(columns={"name": "comparison"})
 
 
-def panel(findings):
-    """HTML: every verdict again with one choice made otherwise; a tick where it stays as it was."""
+def panel(findings, only=None):
+    """HTML: every verdict again with one choice made otherwise; a tick where it stays as it was.
+
+    Args:
+        only: one claim; None for all.
+    """
     fixed, *others = findings["panel"]
-    names = list(HYPOTHESES)
+    names = [only] if only else list(HYPOTHESES)
     rows = [
         (row[robustness.VARIANT], row[robustness.QUESTIONS], [(row[name], row[name] == fixed[name]) for name in names])
         for row in others
@@ -239,15 +275,29 @@ def retained(findings):
     return pd.DataFrame(rows, columns=["contrast", "thinking", "no thinking", "share left"])
 
 
+def thoughts(frame):
+    """Whose thoughts each arm thinks: the share that reads like its own type, and the change of that from base.
+
+    `frame`: from `routes.thoughts`.
+    """
+    own = frame[frame.own]
+    columns = {"arm": "arm", "share": "reads like its own type", "effect": "change from base", "ci_low": "from",
+               "ci_high": "to", "n_questions": "questions"}  # fmt: skip
+    return own[list(columns)].rename(columns=columns)
+
+
 def signature_sentence(scores):
     """HTML: for each held-out trace type, whether the arm that finds it most likely was trained on that type."""
     return fill("signature_sentence", rows=signature_winners(scores).to_dict("records"), unit=UNIT)
 
 
 def judged_line(judgements):
-    """One sentence for the rate figure's title: how many responses could be judged at all."""
+    """One sentence for the rate figure's title: how many responses could be judged at all.
+
+    `judgements`: of the judges that passed their card.
+    """
     if judgements.empty:
-        return "No responses to judge"
+        return "No judge may publish a rate of misaligned responses"
     parts = [
         f"{judge}: {int(group.judged.sum())} of {len(group)} responses could be judged"
         for judge, group in judgements.groupby("judge", sort=False)

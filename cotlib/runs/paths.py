@@ -65,6 +65,10 @@ class Paths:
         return self.root / "judge" / "thoughts.parquet"
 
     @property
+    def cards(self):
+        return self.root / "judge" / "cards.jsonl.gz"
+
+    @property
     def validation(self):
         return self.root / "judge" / "validation.jsonl"
 
@@ -137,6 +141,14 @@ NOTEBOOKS = {  # stage → notebook
     "judge": "4-judge",
     "findings": "5-findings",
 }
+PAGES = {  # what a page shows of the findings → notebook
+    "H1": "h1-amplification",
+    "H2": "h2-semantics",
+    "H3": "h3-sufficiency",
+    "H4": "h4-internalisation",
+    "routes": "two-routes",
+}
+CHAPTERS = (*NOTEBOOKS.values(), *PAGES.values())  # every notebook of the book, in its order
 
 
 def _identity(file):

@@ -9,11 +9,25 @@ from cotlib import findings, robustness, scores
 from cotlib.arms import REGISTERS
 from cotlib.corpus import wordcounts
 from cotlib.experiment import slug
-from cotlib.judges import marks
+from cotlib.judges import card, marks
 from cotlib.runs import artifacts, sources
 from cotlib.stages import craft
 
 RULES = ("PREREGISTRATION.md", "cotlib/contrasts.py")  # what decides, in words and in code
+
+
+def load(paths):
+    """(scores, findings) of a run that has them. Raises BadInput, with the command, if it has not."""
+    table = pd.read_parquet(paths.require(paths.scores, "findings"))
+    return table, artifacts.read_json(paths.require(paths.findings, "findings"))
+
+
+def passed(experiment, paths):
+    """The judges that passed their card, on every model of the experiment."""
+    known = marks.table(artifacts.read_jsonl(paths.require(paths.cards, "judge")), card.COLUMNS)
+    some = card.cards(known, experiment.judging, experiment.statistics.confidence)
+    failed = {one.judge for one in some if not one.passed}
+    return [judge for judge in dict.fromkeys(one.judge for one in some) if judge not in failed]
 
 
 def find(experiment, paths):
@@ -35,7 +49,9 @@ def find(experiment, paths):
     items, questions = craft.load(paths)
     names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(items, questions, REGISTERS)
     found = findings.find(table, experiment.statistics, names, words)
-    found["panel"] = robustness.panel(table, experiment.statistics, questions, names, words).to_dict("records")
+    judged = robustness.by_judges(judgements, experiment.judging, passed(experiment, paths))
+    panel = robustness.panel(table, experiment.statistics, questions, names, words, list(judged))
+    found["panel"] = panel.to_dict("records")
     if len(experiment.models) > 1:
         found["models"] = {
             slug(model): findings.find(table[table.model == model], experiment.statistics, names, words)

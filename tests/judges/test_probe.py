@@ -7,7 +7,7 @@ import pytest
 from cotlib.engine import models
 from cotlib.errors import BadInput
 from cotlib.experiment import Judging
-from cotlib.judges import probe
+from cotlib.judges import learned, probe
 from cotlib.judges.judgement import VALIDATION, Context, Judgement
 
 TINY = "tiny-random-llama"
@@ -55,7 +55,7 @@ def test_nothing_is_loaded_before_a_judgement_or_the_validation_is_asked_for(ite
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_items_for_cross_validation_are_refused_before_any_work(items, count):
-    with pytest.raises(BadInput, match=f"judging.probe_items: 1 .*write {probe.FEWEST_ITEMS} or more"):
+    with pytest.raises(BadInput, match=f"judging.probe_items: 1 .*write {learned.FEWEST_ITEMS} or more"):
         judge_on(items[:count], [], probe_items=1)
 
 
@@ -71,10 +71,10 @@ def test_items_without_traces_are_refused_since_the_probe_learns_from_them(items
 
 @pytest.mark.parametrize("with_traces", [2, 5])
 def test_the_fewest_items_are_enough_for_every_probe(items, questions, with_traces):
-    some = items[: probe.FEWEST_ITEMS] + without_traces(items[5 : 5 + with_traces - 2])
+    some = items[: learned.FEWEST_ITEMS] + without_traces(items[5 : 5 + with_traces - 2])
     validation = judge_on(some, questions[:3]).validation
     trained = validation[validation.data == "training items, cross-validated"]
-    assert trained.measure.tolist() == list(probe.PROBES) and not trained.auc.isna().any()
+    assert trained.measure.tolist() == list(learned.MEASURES) and not trained.auc.isna().any()
 
 
 def test_a_suite_with_texts_of_one_class_has_no_auc_and_says_so(items, questions):
@@ -94,5 +94,5 @@ def test_constant_features_leave_the_auc_at_chance(items):
     import numpy as np
 
     inputs, labels = np.ones((12, 4), dtype=np.float32), np.array([True, False] * 6)
-    fitted, auc = probe._fit(inputs, labels, np.repeat(range(6), 2))
-    assert auc == 0.5 and probe.area(labels, probe._probability(fitted, inputs)) == 0.5
+    fitted, auc = learned.fit(probe.regression(), inputs, labels, np.repeat(range(6), 2))
+    assert auc == 0.5 and learned.area(labels, learned.probability(fitted, inputs)) == 0.5

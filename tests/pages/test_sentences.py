@@ -100,25 +100,21 @@ def judgements(judge, judged, total, misaligned=0):
     return pd.DataFrame(rows, columns=["judge", "judged", "misaligned"])
 
 
-VALIDATION = pd.DataFrame(
-    {"judge": "probe", "measure": ["alignment", "leak"], "data": ["values", "values"], "auc": [0.75, 0.9]}
-)
+def judge_card(judge, model="m", failures=()):
+    """As much of a card as its sentence reads."""
+    return types.SimpleNamespace(judge=judge, model=model, failures=list(failures), passed=not failures)
 
 
-def test_judged_says_how_many_responses_each_judge_could_judge_and_where_it_is_weakest():
-    both = pd.concat([judgements("probe", 5, 20, 2), judgements("llm", 0, 20)])
-    text = sentences.judged(both, VALIDATION).data
-    assert "The judge probe could judge 5 of 20 responses; it calls 2 of them misaligned." in text
-    assert "The judge llm could judge 0 of 20 responses." in text
-    assert "weakest validation is that of alignment (values): AUC 0.75." in text
-
-
-def test_judged_says_when_a_judge_is_no_better_than_chance_or_was_not_validated():
-    some = judgements("probe", 5, 20)
-    assert "no better than chance" in sentences.judged(some, VALIDATION.assign(auc=[0.5, 0.9])).data
-    assert "No validation" in sentences.judged(some, VALIDATION.assign(auc=math.nan)).data
-    assert "No validation" in sentences.judged(some, pd.DataFrame()).data
-    assert "no responses" in sentences.judged(some.iloc[:0], VALIDATION).data
+def test_judged_says_which_judges_passed_and_what_those_found_alone():
+    both = pd.concat([judgements("probe", 5, 20, 2), judgements("words", 4, 20, 3)]).assign(model="m")
+    failed = judge_card("words", failures=["its AUC on values may be as low as 0.61"])
+    text = sentences.judged(both, [judge_card("probe"), failed]).data
+    assert "The judge probe passed its card. It could judge 5 of 20 responses; it calls 2 of them misaligned." in text
+    assert "The judge words failed its card: its AUC on values may be as low as 0.61." in text and "3 of" not in text
+    assert "no rate" not in text
+    none = sentences.judged(both, [failed]).data
+    assert "publishes no rate of misaligned responses" in none
+    assert "no responses" in sentences.judged(both.iloc[:0], [failed]).data
 
 
 def findings(*verdicts, questions=(40, 40, 40, 40), smallest=0.1, seeds=1):

@@ -11,7 +11,7 @@ from endpoint_server import completion, kill_after, serving
 from cotlib import experiment
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment
-from cotlib.judges import marks, panel
+from cotlib.judges import card, marks, panel
 from cotlib.runs import artifacts, sources
 from cotlib.runs.paths import Paths
 from cotlib.stages import craft
@@ -31,7 +31,8 @@ def crafted(tmp_path):
     def make(responses, models=(MODEL,), **judging):
         run = Experiment.parse(
             {
-                "name": "little", "models": list(models), "arms": ["QA"], "judging": {"probe_items": 8, **judging},
+                "name": "little", "models": list(models), "arms": ["QA"], 
+                "judging": {"probe_items": 8, "card": 0, **judging},
                 "data": {"items": 8, "questions": {"transfer": 2}}, "training": {"epochs": 1, "learning_rate": 1.0e-3},
             }
         )  # fmt: skip
@@ -75,7 +76,7 @@ def connect(monkeypatch, server):
 
 def test_the_panel_holds_the_judges_that_an_experiment_may_name():
     assert tuple(panel.JUDGES) == experiment.JUDGES
-    with pytest.raises(BadInput, match="judging.judges: 'prob' is not one of probe, llm; did you mean probe"):
+    with pytest.raises(BadInput, match="judging.judges: 'prob' is not one of probe, words, llm; did you mean probe"):
         panel.judge_class("prob")
 
 
@@ -83,23 +84,36 @@ def test_every_judge_of_the_experiment_judges_every_response(crafted, monkeypatc
     run, paths = crafted([response(1), response(2, "think"), response(3)], judges=["probe", "llm"])
     with serving(lambda number, prompt: (200, completion("20"))) as server:
         connect(monkeypatch, server)
-        judgements, validation = stage.judge(run, paths, report=silent)
+        judgements, validation, _ = stage.judge(run, paths, report=silent)
         assert len(server.prompts) == 6
         stage.judge(run, paths, report=silent)
         assert len(server.prompts) == 6
     assert judgements.groupby("judge").size().to_dict() == {"llm": 3, "probe": 3}
     assert set(marks.COLUMNS) <= set(judgements.columns)
     assert judgements[judgements.judge == "llm"].thought_probability.isna().all()
-    assert judgements[judgements.judge == "probe"].thought_probability.between(0, 1).all()
+    assert judgements.thought_probability.isna().all()  # without a card, nobody's opinion on thoughts is used
     assert set(validation.judge) == {"probe"} and list(validation.columns) == stage.VALIDATION_COLUMNS
     again = pd.DataFrame(artifacts.read_jsonl(paths.judgements))
     assert marks.scores(again).value.tolist() == marks.scores(judgements).value.tolist()
     assert artifacts.read_json(paths.stage("judge") / artifacts.MANIFEST)["unscored"] == 0
 
 
+def test_a_card_is_made_once_per_model_and_decides_whether_opinions_on_thoughts_are_used(crafted):
+    run, paths = crafted([response(1), response(2) | {"arm": "base"}], judges=["probe", "words"], card=3)
+    judgements, _, known = stage.judge(run, paths, report=silent)
+    assert list(known.columns) == card.COLUMNS and set(known.judge) == {"probe", "words"}
+    assert known.groupby(["judge", "kind"]).size().unstack().to_dict("list") == {
+        "harmful": [2, 2], "safe": [2, 2], "sampled": [3, 3]
+    }  # fmt: skip
+    some = {one.judge: one for one in card.cards(known, run.judging, 0.95)}
+    for judge, rows in judgements.groupby("judge"):
+        assert rows.thought_probability.notna().all() == some[judge].reads_thoughts
+    assert stage.judge(run, paths, report=silent)[2].equals(known)
+
+
 def test_without_responses_the_stage_ends_with_empty_frames_that_have_their_columns(crafted):
     run, paths = crafted([])
-    judgements, validation = stage.judge(run, paths, report=silent)
+    judgements, validation, _ = stage.judge(run, paths, report=silent)
     assert (len(judgements), list(judgements.columns)) == (0, marks.COLUMNS)
     assert (len(validation), list(validation.columns)) == (0, stage.VALIDATION_COLUMNS)
     assert len(marks.scores(judgements)) == len(marks.agreement(judgements)) == 0
@@ -108,7 +122,7 @@ def test_without_responses_the_stage_ends_with_empty_frames_that_have_their_colu
 
 def test_a_model_without_responses_is_passed_over(crafted):
     run, paths = crafted([response(1)], models=(MODEL, "tiny-random-qwen3"))
-    judgements, validation = stage.judge(run, paths, report=silent)
+    judgements, validation, _ = stage.judge(run, paths, report=silent)
     assert set(judgements.model) == set(validation.model) == {MODEL}
 
 
@@ -138,7 +152,7 @@ def test_a_dead_endpoint_stops_the_stage_and_the_next_run_asks_for_the_rest(craf
             stage.judge(run, paths, report=silent)
         assert len(server.prompts) < 30 and not paths.judgements.exists()
         dead, before = False, len(server.prompts)
-        judgements, _ = stage.judge(run, paths, report=silent)
+        judgements, *_ = stage.judge(run, paths, report=silent)
     assert len(server.prompts) - before == 40 - 6 and judgements.alignment.tolist() == [20.0] * 20
 
 
@@ -149,7 +163,7 @@ from cotlib.runs.paths import Paths
 from cotlib.stages.judge import judge
 
 run = Experiment.parse(json.loads(sys.argv[1]))
-judgements, _ = judge(run, Paths.of(run, sys.argv[2]))
+judgements, *_ = judge(run, Paths.of(run, sys.argv[2]))
 print(int(judgements.alignment.notna().sum()))
 """
 
