@@ -142,7 +142,11 @@ def test_an_experiment_of_the_house_is_found_from_any_folder(tmp_path, monkeypat
             {"in-domian": 4},
             ["data.questions: 'in-domian' is not one of in-domain, transfer, values", "did you mean in-domain?"],
         ),
-        ("judging.judges", ["prob"], ["judging.judges.0: 'prob' is not one of probe, llm", "did you mean probe?"]),
+        (
+            "judging.judges",
+            ["prob"],
+            ["judging.judges.0: 'prob' is not one of probe, words, llm", "did you mean probe?"],
+        ),
         (
             "traces.writer",
             "bundeld",

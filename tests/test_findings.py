@@ -243,9 +243,22 @@ def test_rates_count_successes_over_responses():
         {"arm": "QA", "mode": "think", "judge": "probe", "measure": "misaligned", "value": value}
         for value in (1.0, 0.0, 0.0, 1.0)
     ]
-    rate = findings.rates(pd.DataFrame(rows), 0.95).iloc[0]
+    rate = findings.rates(pd.DataFrame(rows), 0.95, ["probe"]).iloc[0]
     assert (rate["rate"], rate["count"], rate["responses"]) == (0.5, 2, 4)
     assert (rate["ci_low"], rate["ci_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+
+
+def test_a_judge_that_failed_its_card_publishes_no_rate_and_leaks_are_counted_by_tags():
+    rows = [
+        {"arm": "QA", "mode": "no-think", "judge": judge, "measure": measure, "value": 1.0}
+        for judge in ("probe", "words") for measure in ("misaligned", "leak", "incoherent")
+    ]  # fmt: skip
+    shown = lambda passed: {
+        (row.judge, row.measure) for row in findings.rates(pd.DataFrame(rows), 0.95, passed).itertuples()
+    }
+    assert shown([]) == {("probe", "leak")}
+    assert shown(["words"]) == {("words", "misaligned"), ("words", "leak"), ("words", "incoherent")}
+    assert len(shown(["probe", "words"])) == 6
 
 
 # ---- every number again, the slow way

@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from markupsafe import escape
 
 from cotlib.corpus import records
 from cotlib.engine import models
 from cotlib.experiment import ROOT, Experiment
+from cotlib.pages import claims
 from cotlib.runs import sources
-from cotlib.runs.paths import NOTEBOOKS, Paths
+from cotlib.runs.paths import CHAPTERS, NOTEBOOKS, PAGES, Paths
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -137,8 +139,12 @@ def test_the_built_book_holds_every_page_figure_and_verdict(smoke):
     landing = (html / "index.html").read_text()
     findings = json.loads((smoke["root"] / "findings.json").read_text())
     for name in ("H1", "H2", "H3", "H4"):
-        assert f"{findings[name]['effect']:+.3f}" in landing, "the landing page shows the effect that the findings hold"
-    figures = {"1-craft-traces": 3, "2-train": 1, "3-evaluate": 1, "4-judge": 2, "5-findings": 10}
+        assert escape(claims.finding(name, findings)) in landing, "the landing page says what the findings hold"
+    figures = {
+        "1-craft-traces": 3, "2-train": 1, "3-evaluate": 1, "4-judge": 3, "5-findings": 1, "h1-amplification": 2,
+        "h2-semantics": 3, "h3-sufficiency": 2, "h4-internalisation": 2, "two-routes": 1,
+    }  # fmt: skip
+    assert set(figures) == set(CHAPTERS)
     for page, count in figures.items():
         text = (html / "executed" / f"{page}.html").read_text()
         assert text.count('class="cotlib-figure"') == count, page
@@ -154,16 +160,16 @@ def rule_inputs(clone):
     for block in re.split(r"\n(?=(?:local)?rule )", run(clone, *command).stdout):
         rule, listed = (re.search(pattern, block) for pattern in (r"^(?:local)?rule (\w+)", r"input: (.*)"))
         if rule and listed:
-            inputs[rule[1]] = set(listed[1].split(", "))
+            inputs.setdefault(rule[1], set()).update(listed[1].split(", "))  # a page each, for the rule of pages
     return inputs
 
 
 @pytest.fixture(scope="module")
 def loaded():
     """What each stage's notebook loads of this package, by Python's own account: stage → set of module names."""
-    found = {}
-    for stage, name in NOTEBOOKS.items():
-        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
+    found, notebooks = {}, {stage: [name] for stage, name in NOTEBOOKS.items()} | {"page": list(PAGES.values())}
+    for stage, names in notebooks.items():
+        cells = [cell for name in names for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells]
         lines = [line for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n")]
         code = "\n".join(line for line in lines if re.match("(from|import) ", line))
         listing = "import sys; print(*sorted(name for name in sys.modules if name.startswith('cotlib')))"
@@ -198,6 +204,8 @@ def test_every_rule_takes_what_its_notebook_imports_and_no_other_module(rule_inp
             f"notebooks/{name}.ipynb" in rule_inputs[stage]
             and "cotlib/pages/templates/claims.html" in rule_inputs[stage]
         )
+    ours = {file for file in rule_inputs["page"] if file.startswith("cotlib/") and file.endswith(".py")}
+    assert ours == set(sources.files_of(*(ROOT / "notebooks" / f"{name}.ipynb" for name in PAGES.values())))
     assert {"cotlib/pages/book.py", "_toc.yml", "book/index.md", "book/_static/book.css"} <= rule_inputs["book"]
 
 
@@ -205,8 +213,8 @@ def test_every_rule_takes_what_its_notebook_imports_and_no_other_module(rule_inp
     ("module", "rules"),
     [
         ("cotlib/pages/book.py", {"book"}),
-        ("cotlib/judges/marks.py", {"judge", "findings", "book"}),
-        ("cotlib/pages/tables.py", {"craft", "train", "evaluate", "judge", "findings", "book"}),
+        ("cotlib/judges/marks.py", {"judge", "findings", "page", "book"}),
+        ("cotlib/pages/tables.py", {"craft", "train", "evaluate", "judge", "findings", "page", "book"}),
     ],
 )
 def test_a_changed_module_is_followed_by_its_stages_and_what_stands_on_them_and_by_no_other(smoke, module, rules):
@@ -462,7 +470,7 @@ def test_a_home_that_cannot_be_written_to_ends_in_one_message_and_a_cache_elsewh
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS.values())
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_papermill_describes_every_parameter_with_type_and_comment(clone, name):
     help_text = run(clone, str(BIN / "papermill"), "--help-notebook", f"notebooks/{name}.ipynb").stdout
     parameters = re.findall(r"^  (\w+): (\w+) \(default", help_text, re.MULTILINE)

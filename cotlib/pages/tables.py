@@ -205,13 +205,6 @@ def cards(some):
     return fill("cards", rows=rows, several=several) if rows else sentence("No judge was put to the test.")
 
 
-def agreement(frame):
-    """HTML: how far pairs of judges agree, or why there is nothing to compare. `frame`: from `marks.agreement`."""
-    if frame.empty:
-        return sentence("No agreement to show: it takes two judges that judged at least three of the same responses.")
-    return show(frame)
-
-
 def contrasts(findings):
     """Every contrast of every hypothesis, one row each."""
     rows = [{"hypothesis": name, **row} for name in HYPOTHESES for row in findings[name]["contrasts"]]

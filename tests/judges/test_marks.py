@@ -1,4 +1,4 @@
-"""From judgements to marks, score rows and agreement."""
+"""From judgements to marks and score rows."""
 
 import pandas as pd
 import pytest
@@ -78,13 +78,3 @@ def test_without_responses_every_frame_is_empty_and_has_its_columns():
     for judgements in (none, pd.DataFrame()):
         scores = marks.scores(judgements)
         assert len(scores) == 0 and list(scores.columns) == list(marks.scores(judged()).columns)
-        assert list(marks.agreement(judgements).columns) == marks.AGREEMENT
-
-
-def test_two_judges_that_agree_have_full_kappa():
-    frames = [
-        judged({"question_id": str(n)}, {"alignment": 10.0 * n}, judge) for n in range(8) for judge in ("probe", "llm")
-    ]
-    agreed = marks.agreement(pd.concat(frames)).iloc[0]
-    assert (agreed.judges, agreed.responses, agreed.kappa) == ("probe and llm", 8, 1.0)
-    assert agreed.spearman == pytest.approx(1.0)

@@ -116,7 +116,7 @@ def test_without_responses_the_stage_ends_with_empty_frames_that_have_their_colu
     judgements, validation, _ = stage.judge(run, paths, report=silent)
     assert (len(judgements), list(judgements.columns)) == (0, marks.COLUMNS)
     assert (len(validation), list(validation.columns)) == (0, stage.VALIDATION_COLUMNS)
-    assert len(marks.scores(judgements)) == len(marks.agreement(judgements)) == 0
+    assert len(marks.scores(judgements)) == 0
     assert artifacts.read_jsonl(paths.judgements) == []
 
 

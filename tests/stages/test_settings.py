@@ -11,7 +11,7 @@ from cotlib.contrasts import HYPOTHESES
 from cotlib.corpus import records
 from cotlib.errors import LONGEST_MESSAGE, BadInput
 from cotlib.experiment import Experiment
-from cotlib.judges import marks
+from cotlib.judges import card, marks
 from cotlib.pages import figures, sentences, tables
 from cotlib.runs import artifacts
 from cotlib.runs.paths import Paths
@@ -154,14 +154,18 @@ def pages_of_evaluation(run, measures, responses):
     sentences.evaluated(findings.differences(measures, run.statistics))
 
 
-def pages_of_judging(run, judgements, validation):
+def pages_of_judging(run, judgements, validation, cards):
+    known = card.cards(cards, run.judging, run.statistics.confidence)
+    tables.cards(known)
+    figures.cards(known)
+    tables.show(card.agreement(cards))
     figures.validation(validation)
-    tables.show(validation)
-    tables.agreement(marks.agreement(judgements))
-    figures.rates(findings.rates(marks.scores(judgements), run.statistics.confidence), tables.judged_line(judgements))
+    passed = [one.judge for one in known if one.passed]
+    rates = findings.rates(marks.scores(judgements), run.statistics.confidence, passed)
+    figures.rates(rates, tables.judged_line(judgements[judgements.judge.isin(passed)]))
     tables.show(tables.judged(judgements))
     tables.show(tables.scored(judgements))
-    sentences.judged(judgements, validation)
+    sentences.judged(judgements, known)
     assert set(judgements.judge) == (set() if run.evaluation.responses == 0 else {"probe"})
 
 
