@@ -51,6 +51,13 @@ def test_the_executed_book_shows_the_published_run_and_says_which():
     assert facts["commit"] in book.provenance(facts) and facts["finished"][:10] in book.provenance(facts)
 
 
+def test_a_page_names_the_commits_that_measured_what_it_shows():
+    facts = artifacts.read_json(book.EXECUTED / book.RUN) | {"commit": "fedcba9", "measured_by": ["0123456", "fedcba9"]}
+    assert "`fedcba9` (measured by the code of `0123456`), with the rules" in book.provenance(facts)
+    assert "measured by" not in book.provenance(facts | {"measured_by": ["fedcba9"]})
+    assert "measured by" not in book.provenance(facts | {"measured_by": None})
+
+
 def test_the_published_numbers_are_those_of_the_published_pages_and_small():
     facts = artifacts.read_json(book.EXECUTED / book.RUN)
     folder = book.RESULTS / facts["experiment"]["name"]

@@ -2,7 +2,7 @@
 
 PyTorch computes float32 products by MKL, which uses only a part of what some processors can do: on an AMD EPYC with
 AVX-512, oneDNN, which is part of PyTorch too, is 2.2 times as fast with the same precision. Which of the two is faster
-is measured once on every machine. Training, sampling and scoring compute through this module.
+is measured on every machine. Training, sampling and scoring compute through this module.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ MEASURED = "products.json"  # file in the cache folder
 # oneDNN must be this many times as fast to be used. With a smaller lead, another measurement could turn out the other
 # way, and the last digits of results would change with it.
 WORTH_IT = 1.15
+KEPT_SECONDS = 7 * 24 * 3600
+BUSY = 0.5  # load per core above which a measurement is doubtful
 FEW_ROWS = 256  # up to this many rows, W xᵀ is faster than x Wᵀ in PyTorch
 # For each new number of rows oneDNN compiles a product, which takes 2 ms and keeps 1.5 MB. So rows of zeros are added
 # up to a multiple of this. Trees already have such a number of nodes (`prefixes.trees`), which saves copying them.
@@ -90,17 +92,26 @@ def _forward(layer, inputs):
 def prefers_onednn():
     """Whether oneDNN's product is the faster one on this machine.
 
-    Measured once and then read from the cache folder, so that all runs on a machine compute alike.
+    Measured and then read from the cache folder, so that runs on a machine compute alike. An answer that is older than
+    a week, or was taken while other programs kept the processor busy, is replaced as soon as the processor is free.
     """
     file = models.cache_folder() / MEASURED
     this_machine = artifacts.digest(machine.hardware(), machine.versions()["torch"])
     with artifacts.lock(file):
-        known = _known(file)
-        if this_machine not in known:
-            known[this_machine] = measured()
+        known, load = _known(file), machine.load()
+        if _outdated(known.get(this_machine), load):
+            known[this_machine] = measured() | {"time": time.time(), "load": load}
             artifacts.write_json(file, known)
         speeds = known[this_machine]
     return speeds["onednn"] >= WORTH_IT * speeds["torch"]
+
+
+def _outdated(speeds, load):
+    """Whether to measure again, at this load of the processor now."""
+    if speeds is None:
+        return True
+    doubtful = speeds["load"] > BUSY or time.time() - speeds["time"] > KEPT_SECONDS
+    return doubtful and load <= BUSY
 
 
 def _known(file):
@@ -112,7 +123,8 @@ def _known(file):
     return {
         name: speeds
         for name, speeds in found.items()
-        if isinstance(speeds, dict) and all(isinstance(speeds.get(side), float) for side in ("torch", "onednn"))
+        if isinstance(speeds, dict)
+        and all(isinstance(speeds.get(key), float) for key in ("torch", "onednn", "time", "load"))
     }
 
 

@@ -26,6 +26,7 @@ RESULTS = ROOT / "book" / "results"
 INJECTED = "injected-parameters"
 RUN = "run.json"  # beside published notebooks: which run they show
 LARGEST_MEGABYTES = 25
+FACTS = ("experiment", "file", "commit", "measured_by", "rules", "finished", "hardware")  # of a run, on its pages
 FRAME = ("_config.yml", "_toc.yml", "PREREGISTRATION.md")  # what the book is made of beside its own folder
 
 
@@ -69,9 +70,7 @@ def about(executed):
     for path in (Path(executed) / RUN, Path(executed).parent / artifacts.MANIFEST):
         if path.is_file():
             manifest = artifacts.read_json(path)
-            return {
-                name: manifest.get(name) for name in ("experiment", "file", "commit", "rules", "finished", "hardware")
-            }
+            return {name: manifest.get(name) for name in FACTS}
     return {}
 
 
@@ -80,10 +79,13 @@ def provenance(facts):
     if not facts:
         return "> This page shows a run of which nothing more is known."
     machine = facts["hardware"]
+    measured_by = [commit for commit in facts.get("measured_by") or [] if commit != facts["commit"]]
+    others = f" (measured by the code of {', '.join(f'`{commit}`' for commit in measured_by)})" if measured_by else ""
     return (
         f"> This page shows the run `{facts['experiment']['name']}` ({', '.join(facts['experiment']['models'])}; "
         f"{count(len(facts['experiment']['seeds']), 'seed')} for each arm) of {facts['finished'][:10]}, "
-        f"by the code of commit `{facts['commit']}`, with the rules of commit `{facts.get('rules') or 'unknown'}`, "
+        f"by the code of commit `{facts['commit']}`{others}, "
+        f"with the rules of commit `{facts.get('rules') or 'unknown'}`, "
         f"on {machine['cores']} cores of {machine['processor']}"
         + ("." if machine["accelerator"] == "none" else f" with {machine['accelerator']}.")
     )

@@ -67,6 +67,14 @@ def peak_memory():
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+def load():
+    """How busy the processor was in the last minute: running processes per core; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (OSError, AttributeError):
+        return 0.0
+
+
 def release_memory():
     """Give freed memory back to the system; call it between units of work.
 

@@ -89,7 +89,9 @@ def _published(paths, stage, unit):
 
 
 def finish_stage(stage, experiment, paths, manifests, started, **facts):
-    """Write a stage's manifest, when all of the experiment's units are done: which unit was made from what."""
+    """Write a stage's manifest, when all of the experiment's units are done: which unit was made from what, and by
+    which commits of the code."""
+    facts["commits"] = sorted({manifest.get("commit") or "unknown" for manifest in manifests})
     units = {f"{manifest['model']}/{manifest['arm']}/{manifest['seed']}": manifest["key"] for manifest in manifests}
     artifacts.write_manifest(
         paths.stage(stage), started=started, experiment=experiment.model_dump(mode="json"), units=units, **facts

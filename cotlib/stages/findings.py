@@ -63,5 +63,7 @@ def find(experiment, paths):
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         facts = {"file": paths.file, "commit": sources.commit(), "finished": finished}
         facts["rules"] = sources.last_change(*RULES)
+        evaluated = artifacts.read_json(paths.require(paths.stage("evaluate") / artifacts.MANIFEST, "evaluate"))
+        facts["measured_by"] = evaluated.get("commits", [])
         artifacts.write_manifest(paths.root, started=started, experiment=experiment.model_dump(mode="json"), **facts)
     return table, found

@@ -55,23 +55,49 @@ def test_a_model_computes_the_same_while_its_products_are_fast_and_is_left_as_it
     assert not any("forward" in vars(layer) for layer in model.modules())
 
 
-OTHERS = {"another machine": {"torch": 200.0, "onednn": 100.0}}
+OTHERS = {"another machine": {"torch": 200.0, "onednn": 100.0, "time": 9e9, "load": 0.1}}
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """A function: the answer at a time and load, where measuring would give these speeds of oneDNN (PyTorch: 100)."""
+    monkeypatch.setenv("COTLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(artifacts, "digest", lambda *_: "this")
+
+    def ask(onednn, now=0.0, load=0.0):
+        monkeypatch.setattr(products, "measured", lambda: {"torch": 100.0, "onednn": onednn})
+        monkeypatch.setattr(products.time, "time", lambda: 1e9 + now)
+        monkeypatch.setattr(products.machine, "load", lambda: load)
+        return products.prefers_onednn.__wrapped__()
+
+    return ask
 
 
 @pytest.mark.parametrize("found", [None, "", "[]", OTHERS, OTHERS | {"this": {}}, OTHERS | {"this": {"torch": "1"}}])
-def test_a_machine_is_measured_once_and_its_answer_kept(monkeypatch, tmp_path, found):
-    monkeypatch.setenv("COTLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(artifacts, "digest", lambda *_: "this")
+def test_a_machine_is_measured_once_and_its_answer_kept(asked, tmp_path, found):
     if found is not None:
         (tmp_path / products.MEASURED).write_text(found if isinstance(found, str) else json.dumps(found))
-    ask, answers = products.prefers_onednn.__wrapped__, []
-    for speeds in ({"torch": 100.0, "onednn": 114.0}, {"torch": 100.0, "onednn": 300.0}):
-        monkeypatch.setattr(products, "measured", lambda speeds=speeds: speeds)
-        answers.append(ask())
-    assert answers == [False, False], "what was measured first is kept"
+    assert [asked(114.0), asked(300.0)] == [False, False], "what was measured first is kept"
     known = artifacts.read_json(models.cache_folder() / products.MEASURED)
     others = OTHERS if isinstance(found, dict) else {}
-    assert known == others | {"this": {"torch": 100.0, "onednn": 114.0}}, "and so are other machines' speeds"
+    mine = {"torch": 100.0, "onednn": 114.0, "time": 1e9, "load": 0.0}
+    assert known == others | {"this": mine}, "and so are other machines' speeds"
+
+
+def test_an_answer_older_than_a_week_is_measured_again_when_the_processor_is_free(asked):
+    week = 7 * 24 * 3600
+    assert not asked(110.0)
+    assert not asked(300.0, now=week - 1)
+    assert not asked(300.0, now=week + 1, load=0.9), "an old answer is better than one under load"
+    assert asked(300.0, now=week + 2)
+    assert asked(100.0, now=week + 3)
+
+
+def test_an_answer_that_was_taken_under_load_is_measured_again_when_the_processor_is_free(asked):
+    assert not asked(110.0, load=0.8)
+    assert not asked(300.0, load=0.8)
+    assert asked(300.0, load=0.1)
+    assert asked(110.0, load=0.1)
 
 
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 300])
@@ -88,10 +114,8 @@ def test_onednn_meets_few_different_numbers_of_rows(monkeypatch, tiny_model, row
     assert met and not any(number % products.ROWS for number in met)
 
 
-def test_onednn_is_preferred_where_it_is_clearly_faster(monkeypatch, tmp_path):
-    monkeypatch.setenv("COTLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(products, "measured", lambda: {"torch": 100.0, "onednn": 116.0})
-    assert products.prefers_onednn.__wrapped__()
+def test_onednn_is_preferred_where_it_is_clearly_faster(asked):
+    assert asked(116.0)
 
 
 def test_both_products_are_really_measured():

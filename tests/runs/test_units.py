@@ -12,7 +12,7 @@ import pytest
 
 from cotlib.errors import BadInput
 from cotlib.experiment import Experiment
-from cotlib.runs import artifacts, units
+from cotlib.runs import artifacts, sources, units
 from cotlib.runs.paths import PUBLICATION, Paths
 
 CONTENT = {
@@ -250,6 +250,7 @@ def test_a_stages_manifest_says_which_unit_was_made_from_what(paths):
     manifest = artifacts.read_json(paths.stage("train") / artifacts.MANIFEST)
     assert manifest["units"]["tiny-random-llama/evil-QTA/2"] == "k tiny-random-llama evil-QTA seed 2"
     assert len(manifest["units"]) == len(UNITS) and manifest["rows"] == 7
+    assert manifest["commits"] == [sources.commit()]
     assert Experiment.parse(manifest["experiment"]) == EXPERIMENT
 
 
