@@ -155,9 +155,8 @@ class _Work:
                 f"score; the replies so far are kept; go on with: {self.paths.command('judge')}"
             )
         settings, known = self.experiment.judging, self._cards(model)
-        if not card.of(
-            known[known.judge == expert.name], settings, self.experiment.statistics.confidence
-        ).reads_thoughts:
+        mine = card.of(known[known.judge == expert.name], settings, self.experiment.statistics.confidence)
+        if not mine.reads_thoughts:
             views = [dataclasses.replace(view, thought_probability=None) for view in views]
         return marks.judged_frame(responses, expert.name, views, settings)
 
