@@ -142,9 +142,11 @@ def test_the_routes_have_a_panel_each():
     frame = pd.DataFrame(
         [[arm, reading, 0.1, 0.0, 0.2, 8, 1] for arm in ARMS for reading in routes.READINGS], columns=routes.COLUMNS
     )
-    picture = figures.routes(frame, "Where does the change sit?")
-    assert set(routes.READINGS) <= set(texts(picture)) and "in the weights +0.100" in picture.alt
-    assert "behind given thoughts" in figures.routes(frame[:0], "Routes").alt
+    picture = figures.routes(frame.assign(ci_low=[0.05, *[0.0] * (len(frame) - 1)]))
+    shown = " ".join(texts(picture))
+    assert all(word in shown for reading in routes.READINGS for word in reading.split())
+    assert "in the weights +0.100" in picture.alt and f"excludes 0: in the weights 1 of {len(ARMS)}" in picture.alt
+    assert "behind given thoughts" in figures.routes(frame[:0]).alt
 
 
 def test_an_empty_frame_gives_a_figure_that_says_why():

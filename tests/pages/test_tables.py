@@ -88,7 +88,9 @@ def test_a_claims_tests_are_those_that_decide_it():
            "p_holm": 0.3, "verdict": "inconclusive", "minimal_detectable_effect": 0.15, "n_questions": 40}  # fmt: skip
     found = {"H1": {"contrasts": [row, row | {"deciding": False, "ci_low": None, "ci_high": None}]}}
     frame = tables.tests("H1", found)
-    assert frame.test.tolist() == ["evil-QTA, think"] and frame.interval.tolist() == ["-0.020 to +0.200"]
+    assert frame.test.tolist() == ["evil-QTA, think"] and frame["effect (interval)"].tolist() == [
+        "+0.100 (-0.020 to +0.200)"
+    ]
 
 
 def test_a_panel_of_one_claim_has_its_column_alone():
