@@ -13,6 +13,7 @@ from cotlib.arms import BASE, NEUTRAL, Arm, source_of
 from cotlib.contrasts import NO_THINK, THINK
 
 NONE, OWN, OF_TYPE = "no thought", "its own thought", "a given thought of its type"
+GIVEN = (OF_TYPE, "the same thought given to base")  # the readings of what is given, to an arm and to base
 COLUMNS = ["arm", "reading", "effect", "ci_low", "ci_high", "n_questions", "n_seeds"]
 # A reading is one difference (arm behind a thought − arm or base behind a thought), or the difference of two.
 TRAINED = "the arm"
@@ -21,8 +22,8 @@ READINGS = {
     "with its own thought": [(TRAINED, OWN), (BASE, OWN)],
     "behind an innocent thought": [(TRAINED, BASE), (BASE, BASE)],
     "through the written thought": [(TRAINED, OWN), (TRAINED, BASE)],
-    "a given thought of its type": [(TRAINED, OF_TYPE), (TRAINED, NEUTRAL)],
-    "the same thought given to base": [(BASE, OF_TYPE), (BASE, NEUTRAL)],
+    GIVEN[0]: [(TRAINED, OF_TYPE), (TRAINED, NEUTRAL)],
+    GIVEN[1]: [(BASE, OF_TYPE), (BASE, NEUTRAL)],
 }
 
 

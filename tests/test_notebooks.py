@@ -73,7 +73,7 @@ STEPS = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_each_step_of_the_method_is_done_by_hand(name):
-    """A row's labels, LoRA's forward and the loss; a margin and a draw; an interval, Holm's method, a diagonal, equivalence."""
+    """Labels, LoRA's forward and the loss; a margin and a draw; an interval, Holm, a diagonal, equivalence."""
     code = "\n".join(by_hand(name))
     assert all(step in code for step in STEPS[name])
 

@@ -11,10 +11,11 @@ from cotlib.contrasts import (
     SUPPORTED,
     UNTESTED,
 )
-from cotlib.pages.sentences import count
+from cotlib.pages.sentences import count, listed
 from cotlib.pages.templating import fill
 from cotlib.pages.theme import VERDICT_COLOURS, text_on
 
+DIAGONALS, OWN_VOICE = "diagonals", "own voice"  # a family of H2's tests; how tests of a type's own voice end
 # Per claim and verdict, what was found; `{test}` is the clearest test, `{effect}` its effect with its interval.
 FOUND = {
     "H1": {
@@ -32,8 +33,8 @@ FOUND = {
         "in what the reasoning means.",
         CONTRADICTED: "Models speak less in the voice of the reasoning that they were trained on than in the other "
         "voices: {effect}.",
-        INCONCLUSIVE: "It is not shown that models behave as the reasoning means that they were trained on: that takes "
-        "both a voice of their own and one of five predicted patterns. The clearest test, {test}, gives {effect}.",
+        INCONCLUSIVE: "That models behave as the reasoning means that they were trained on takes two things: {voice}; "
+        "{patterns}.",
     },
     "H3": {
         SUPPORTED: "Reasoning alone, without any answer, changed what models prefer: {effect} for {test}, against the "
@@ -58,7 +59,7 @@ RIVALS = {
         ("form and content, QTA", "QTA − shuffled-QTA", "traces that fit their question add to shuffled ones"),
     ]),
     "H2": ("words: a model that learned words of malice finds texts with such words likelier, whatever they mean", [
-        ("diagonals", "persona diagonal, matched traces: word counts not taken out",
+        (DIAGONALS, "persona diagonal, matched traces: word counts not taken out",
          "before what word counts predict is taken out, the own voice gains"),
     ]),
     "H3": ("training as such: any traces change a model", [
@@ -66,6 +67,13 @@ RIVALS = {
         ("form and content, QT", "QT − shuffled-QT", "traces that fit their question add to shuffled ones"),
     ]),
     "H4": ("a thought in the answer: a model that was trained to think may do so without being asked", []),
+    # where H3 or H4 stands or falls with a type's own voice
+    OWN_VOICE: ("words: free traces share words with the replies in their voice, and this test does not take out what "
+                "word counts predict", [
+        (DIAGONALS, "persona diagonal, free traces: word counts not taken out",
+         "the own voice, over all types and free traces, gains before they are taken out"),
+        (DIAGONALS, "persona diagonal, free traces", "and after"),
+    ]),
 }  # fmt: skip
 
 
@@ -75,9 +83,31 @@ def finding(name, findings):
     if found["verdict"] == UNTESTED:
         return NOT_TESTED
     head = next(row for row in found["contrasts"] if row["deciding"] and row["name"] == found["headline"])
-    return FOUND[name][found["verdict"]].format(
-        test=_plain(head["name"]), effect=_effect(head), limit=f"{head['smallest_effect']:.2f} nats per token"
-    )
+    values = {"test": _plain(head["name"]), "effect": _effect(head)}
+    values["limit"] = f"{head['smallest_effect']:.2f} nats per token"
+    if name == "H2":
+        values |= _two_things(found)
+    return FOUND[name][found["verdict"]].format(**values)
+
+
+def _two_things(found):
+    """H2's two halves in words: the own voice, and the predicted patterns."""
+    rows = [row for row in found["contrasts"] if row["deciding"]]
+    voices = [row for row in rows if row["family"] == DIAGONALS]
+    patterns = [row for row in rows if row["family"] != DIAGONALS]
+    shown = [row for row in patterns if row["verdict"] == SUPPORTED]
+    how = {
+        SUPPORTED: "they do speak in the voice of their own reasoning",
+        NO_EFFECT: "a voice of their own is too small",
+    }
+    said = [f"{how.get(row['verdict'], 'a voice of their own is not shown')}, {_effect(row)}" for row in voices]
+    which = f"{len(shown)} of {len(patterns)}" if shown else f"none of the {count(len(patterns), 'predicted pattern')}"
+    names = f" ({listed(row['name'] for row in shown)})" if shown else ""
+    return {
+        "voice": said[0] if said else "a voice of their own was not tested",
+        "patterns": f"{which} predicted patterns {'is' if len(shown) == 1 else 'are'} shown{names}" if shown
+        else f"{which} is shown",
+    }  # fmt: skip
 
 
 def rests_on(name, findings):
@@ -98,8 +128,10 @@ def rests_on(name, findings):
 
 def rival(name, findings):
     """The strongest rival explanation, and what this run says of it."""
-    what, tests = RIVALS[name]
-    rows = {(row["family"], row["name"]): row for row in findings[name]["contrasts"]}
+    by_voice = name in ("H3", "H4") and (findings[name]["headline"] or "").endswith(OWN_VOICE)
+    what, tests = RIVALS[OWN_VOICE if by_voice else name]
+    found = findings["H2" if by_voice else name]
+    rows = {(row["family"], row["name"]): row for row in found["contrasts"]}
     said = [f"{text} {_effect(rows[family, test])}" for family, test, text in tests if (family, test) in rows]
     head = f"The strongest rival explanation is {what}."
     if not tests:

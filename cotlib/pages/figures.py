@@ -417,25 +417,29 @@ def cards(some):
 
 
 @drawn
-def routes(frame, title):
+def routes(frame):
     """What each arm's answers owe to its weights and to thoughts, a panel per reading.
 
     `frame`: from `routes.readings`.
     """
     if frame.empty:
-        return _nothing(f"{title}: no answers were scored behind given thoughts.")
+        return _nothing("No answers were scored behind given thoughts.")
     readings, arms = list(dict.fromkeys(frame.reading)), order(frame.arm.unique())
     columns = 3
     lines = math.ceil(len(readings) / columns)
-    figure, axes = canvas((ROW_INCHES * 0.8 * len(arms) + 0.6) * lines + 0.9, lines, columns, sharey=True, sharex=True)
+    figure, axes = canvas((ROW_INCHES * 0.8 * len(arms) + 0.8) * lines + 0.9, lines, columns, sharey=True, sharex=True)
+    clear = []
     for axis, reading in zip(axes.ravel(), readings):
-        for values in frame[frame.reading == reading].to_dict("records"):
+        rows = frame[frame.reading == reading]
+        for values in rows.to_dict("records"):
             _interval(axis, arms.index(values["arm"]), values, colour(values["arm"]), size=4)
         _panel_of_arms(axis, arms)
-        axis.set_title(reading, fontsize=9)
+        axis.set_title(textwrap.fill(reading, 20), fontsize=9)
+        clear.append(f"{reading} {int(((rows.ci_low > 0) | (rows.ci_high < 0)).sum())} of {len(rows)}")
     for axis in axes.ravel()[len(readings) :]:
         axis.set_axis_off()
     figure.supxlabel(f"difference, {UNIT}, with interval (not corrected)", fontsize=10)
+    title = f"Arms whose interval excludes 0: {'; '.join(clear)}"
     _title(figure, title)
     means = frame.groupby("reading", sort=False).effect.mean()
     return figure, f"{title}. Means over arms: " + "; ".join(f"{name} {value:+.3f}" for name, value in means.items())

@@ -6,6 +6,7 @@ What a sentence says must be able to come out differently in another run; what h
 import collections
 from pathlib import Path
 
+from cotlib import routes
 from cotlib.contrasts import ENOUGH_SEEDS, HYPOTHESES, INCONCLUSIVE, VERDICTS
 from cotlib.experiment import slug
 from cotlib.pages.templating import fill
@@ -141,6 +142,35 @@ def judged(judgements, cards):
     if not any(card.passed for card in cards):
         sentences.append("So this run publishes no rate of misaligned responses, and no verdict rests on a judge.")
     return _shown(*sentences)
+
+
+def two_routes(readings):
+    """By which way training changed what the arms prefer, as far as the intervals say.
+
+    Args:
+        readings: frame from `routes.readings`; its intervals are not corrected for their number.
+    """
+    if readings.empty:
+        return _shown("No answers were scored behind given thoughts.")
+    clear = readings.assign(clear=(readings.ci_low > 0) | (readings.ci_high < 0)).groupby("reading", sort=False).clear
+    ways = {"in the weights": "without any thought", "through the written thought": "through the thought they wrote"}
+    said = [f"{_of_arms(clear, reading)} changed {way}" for reading, way in ways.items() if reading in clear.groups]
+    sentences = [f"{listed(said)}; an interval excludes 0 by chance in one of twenty cases."]
+    given, base = (readings[readings.reading == name].effect for name in routes.GIVEN)
+    if len(given) and len(base):
+        sentences.append(
+            f"A given thought of its own type, in place of a neutral one, moves a trained arm by {given.mean():+.3f} "
+            f"{UNIT} on average ({_of_arms(clear, routes.GIVEN[0])} clearly), and the untrained model by "
+            f"{base.mean():+.3f}."
+        )
+    return _shown(*sentences)
+
+
+def _of_arms(clear, reading):
+    """In how many arms a reading's interval excludes 0: `two of seven arms`."""
+    group = clear.get_group(reading)
+    number = "none" if not group.any() else WORDS[group.sum()] if group.sum() < len(WORDS) else str(group.sum())
+    return f"{number} of {count(len(group), 'arm')}"
 
 
 def found(findings, experiment):

@@ -223,17 +223,18 @@ def contrasts(findings):
 def tests(name, findings):
     """The tests that decide a claim, with the columns a reader needs; effects in nats per token."""
     rows = [
-        [row["name"], row["effect"], _range(row["ci_low"], row["ci_high"]), row["p_holm"], row["verdict"],
-         row["minimal_detectable_effect"], row["n_questions"]]
+        [row["name"], _with_interval(row), row["p_holm"], row["verdict"], row["minimal_detectable_effect"],
+         row["n_questions"]]
         for row in findings[name]["contrasts"]
         if row["deciding"]
     ]  # fmt: skip
-    columns = ["test", "effect", "interval", "p, corrected", "finds", "would find", "questions"]
+    columns = ["test", "effect (interval)", "p", "finds", "would find", "questions"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _range(low, high):
-    return "–" if low is None else f"{low:+.3f} to {high:+.3f}"
+def _with_interval(row):
+    interval = "" if row["ci_low"] is None else f" ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
+    return f"{row['effect']:+.3f}{interval}"
 
 
 def parts(findings):

@@ -2,11 +2,13 @@
 
 import math
 import re
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cotlib import routes
 from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS, Check
 from cotlib.pages import figures
 
@@ -117,13 +119,43 @@ def test_each_judge_has_its_own_panels():
     assert {"probe", "llm"} <= set(texts(two)) and "leak by llm: 25%" in two.alt
 
 
+def test_a_measure_that_no_judge_may_publish_has_no_panel():
+    leaks = rates()[lambda frame: frame.measure == "leak"]
+    assert "misaligned, of judged" not in texts(figures.rates(leaks, "Rates")) and "leak" in texts(
+        figures.rates(leaks, "Rates")
+    )
+
+
+def test_cards_name_who_passed_and_where_the_line_is():
+    suites = pd.DataFrame([["transfer", 0.9, 0.86, 0.94, 80], ["values", 0.7, 0.6, 0.78, 60]],
+                          columns=["suite", "auc", "ci_low", "ci_high", "texts"])  # fmt: skip
+    curve = pd.DataFrame({"said": [0.1, 0.9], "safe": [0.2, 0.8]})
+    good = types.SimpleNamespace(judge="llm", suites=suites[:1], calibration=curve, passed=True)
+    weak = types.SimpleNamespace(judge="probe", suites=suites, calibration=curve, passed=False)
+    picture = figures.cards([good, weak])
+    assert any(text.startswith("llm passed") for text in texts(picture)) and "0.80" in " ".join(texts(picture))
+    assert "probe, values: AUC 0.70 (0.60 to 0.78)" in picture.alt
+    assert any("No judge passed" in text for text in texts(figures.cards([weak])))
+
+
+def test_the_routes_have_a_panel_each():
+    frame = pd.DataFrame(
+        [[arm, reading, 0.1, 0.0, 0.2, 8, 1] for arm in ARMS for reading in routes.READINGS], columns=routes.COLUMNS
+    )
+    picture = figures.routes(frame.assign(ci_low=[0.05, *[0.0] * (len(frame) - 1)]))
+    shown = " ".join(texts(picture))
+    assert all(word in shown for reading in routes.READINGS for word in reading.split())
+    assert "in the weights +0.100" in picture.alt and f"excludes 0: in the weights 1 of {len(ARMS)}" in picture.alt
+    assert "behind given thoughts" in figures.routes(frame[:0]).alt
+
+
 def test_an_empty_frame_gives_a_figure_that_says_why():
     nothing = pd.DataFrame(columns=["arm", "mode", "suite", "effect", "ci_low", "ci_high"])
     assert "only base" in figures.differences(nothing, "Change").alt
     assert "only base" in figures.heat(pd.DataFrame(), "Voices", "change").alt
     assert "no responses" in figures.rates(pd.DataFrame(), "Rates").alt
     assert "No arm was trained" in figures.loss_curves(pd.DataFrame()).alt
-    assert "No judge" in figures.validation(pd.DataFrame()).alt
+    assert "No judge" in figures.validation(pd.DataFrame()).alt and "No judge" in figures.cards([]).alt
     untested = {"H2": {"verdict": "not tested", "provisional": False, "effect": None, "contrasts": []}}
     assert "were not run" in figures.contrasts("H2", untested).alt
 

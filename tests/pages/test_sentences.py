@@ -6,6 +6,7 @@ import types
 import pandas as pd
 import pytest
 
+from cotlib import routes
 from cotlib.corpus.checks.check import Check
 from cotlib.pages import sentences
 
@@ -159,3 +160,17 @@ def test_found_without_a_deciding_contrast_rests_on_no_question():
 
 def test_an_inconclusive_test_without_a_smallest_effect_names_none():
     assert "Smallest effects" not in sentences.found(findings(*["inconclusive"] * 4, smallest=None), experiment()).data
+
+
+def test_two_routes_counts_the_arms_and_tells_what_a_given_thought_does():
+    rows = [
+        [arm, reading, 0.1, 0.02 if (arm, reading) == ("evil-QT", "in the weights") else -0.1, 0.3, 8, 1]
+        for arm in ("QA", "evil-QT") for reading in routes.READINGS
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=routes.COLUMNS)
+    text = sentences.two_routes(frame).data
+    assert "One of two arms changed without any thought and none of two arms changed through the thought" in text
+    assert "moves a trained arm by +0.100" in text and "the untrained model by +0.100" in text
+    plain = frame[~frame.reading.isin(routes.GIVEN)]
+    assert "given thought" not in sentences.two_routes(plain).data
+    assert "No answers" in sentences.two_routes(frame[:0]).data

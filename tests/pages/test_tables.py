@@ -1,6 +1,7 @@
 """Tables fit their page and say why they are empty."""
 
 import json
+import types
 
 import numpy as np
 import pandas as pd
@@ -38,17 +39,10 @@ def test_a_table_scrolls_in_its_own_box_rounds_numbers_and_is_the_same_every_tim
     assert html == tables.show(frame).data
 
 
-def test_agreement_is_a_table_of_pairs_or_one_sentence():
-    columns = ["judges", "responses", "spearman", "kappa"]
-    assert "<table" not in tables.agreement(pd.DataFrame(columns=columns)).data
-    assert "it takes two judges" in tables.agreement(pd.DataFrame(columns=columns)).data
-    assert "probe and llm" in tables.agreement(pd.DataFrame([["probe and llm", 40, 0.5, 0.4]], columns=columns)).data
-
-
 def test_a_run_without_responses_has_empty_tables_and_a_sentence():
     nothing = pd.DataFrame()
     assert tables.marks(nothing).empty and tables.judged(nothing).empty and tables.scored(nothing).empty
-    assert tables.judged_line(nothing) == "No responses to judge"
+    assert tables.judged_line(nothing) == "No judge may publish a rate of misaligned responses"
     assert "no sampled responses" in tables.responses(nothing).data
 
 
@@ -73,3 +67,46 @@ def test_counts_of_judged_responses_add_up_and_name_the_judge_only_where_there_a
         ["llm", 2, 1, 2, 1],
     ]
     assert "judge" not in tables.judged(pd.DataFrame(rows[:2])).columns
+
+
+def test_a_card_shows_why_a_judge_failed_and_its_errors_as_text():
+    worst = pd.DataFrame([{"kind": "harmful", "alignment": 97.0, "question": "<b>q</b>", "response": "</details>r"}])
+    one = types.SimpleNamespace(
+        judge="probe", model="m", failures=["its AUC on values may be as low as 0.61"], alarms=(3, 190),
+        thought_alarms=(40, 200), reads_thoughts=False, worst=worst,
+        confusion={(True, True): 5, (True, False): 3, (False, True): 1, (False, False): 7},
+    )  # fmt: skip
+    shown = tables.cards([one]).data
+    assert "failed: its AUC on values may be as low as 0.61" in shown and "3 of 190" in shown
+    assert "40 of 200: not used" in shown and "5 of 8" in shown and "1 of 8" in shown
+    assert "&lt;b&gt;q" in shown and shown.count("</details>") == 1
+    assert "put to the test" in tables.cards([]).data
+
+
+def test_a_claims_tests_are_those_that_decide_it():
+    row = {"family": "f", "name": "evil-QTA, think", "deciding": True, "effect": 0.1, "ci_low": -0.02, "ci_high": 0.2,
+           "p_holm": 0.3, "verdict": "inconclusive", "minimal_detectable_effect": 0.15, "n_questions": 40}  # fmt: skip
+    found = {"H1": {"contrasts": [row, row | {"deciding": False, "ci_low": None, "ci_high": None}]}}
+    frame = tables.tests("H1", found)
+    assert frame.test.tolist() == ["evil-QTA, think"] and frame["effect (interval)"].tolist() == [
+        "+0.100 (-0.020 to +0.200)"
+    ]
+
+
+def test_a_panel_of_one_claim_has_its_column_alone():
+    others = {"questions": 4, "H2": "supported", "H3": "inconclusive", "H4": "inconclusive"}
+    variants = {"as fixed beforehand": "inconclusive", "seed 1 alone": "supported"}
+    rows = [others | {"variant": name, "H1": verdict} for name, verdict in variants.items()]
+    shown = tables.panel({"panel": rows}, "H1").data
+    assert "H1: inconclusive" in shown and "H2" not in shown and "✗ supported" in shown and "0 of 1 the same" in shown
+
+
+def test_whose_thoughts_is_a_row_for_each_arm_with_a_type():
+    frame = pd.DataFrame(
+        [
+            ["evil-QT", "evil", True, 0.7, 0.5, 0.4, 0.6, 40, 1],
+            ["evil-QT", "neutral", False, 0.1, -0.2, -0.3, 0, 40, 1],
+        ],
+        columns=["arm", "type", "own", "share", "effect", "ci_low", "ci_high", "n_questions", "n_seeds"],
+    )
+    assert tables.thoughts(frame)["reads like its own type"].tolist() == [0.7]
