@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cotlib.arms import MODES, NEUTRAL, QA, SAFE_QA, SUITES, Arm, studied_types, written_types
-from cotlib.contrasts import GENERALISATION, HYPOTHESES
+from cotlib.contrasts import GENERALISATION, HYPOTHESES, PRESSURE
 from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS
 from cotlib.judges.card import LEAST_AUC
 from cotlib.pages.claims import verdict
@@ -200,10 +200,13 @@ def loss_curves(logs):
 def differences(frame, title):
     """The headline figure: each arm's paired margin difference from base, by suite and mode, with intervals.
 
-    `frame`: from `findings.differences`.
+    `frame`: from `findings.differences`. The suite `pressure` is left out where there are others: its answers have few
+    tokens, so that its margins per token lie on a scale on which nothing else can be seen.
     """
     if frame.empty:
         return _nothing(f"{title}: only base is selected, so there is nothing to compare.")
+    if (frame.suite != PRESSURE).any():
+        frame = frame[frame.suite != PRESSURE]
     arms, modes = order(frame.arm.unique()), set(frame["mode"])
     suites = [suite for suite in SUITES if suite in set(frame.suite)]
     figure, axes = canvas(ROW_INCHES * len(arms) + 1.5, 1, len(suites), sharey=True, sharex=True)

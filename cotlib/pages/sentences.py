@@ -144,6 +144,9 @@ def judged(judgements, cards):
     return _shown(*sentences)
 
 
+WEIGHTS, WRITTEN = "in the weights", "through the written thought"  # two of the readings in `routes`
+
+
 def two_routes(readings):
     """By which way training changed what the arms prefer, as far as the intervals say.
 
@@ -153,9 +156,14 @@ def two_routes(readings):
     if readings.empty:
         return _shown("No answers were scored behind given thoughts.")
     clear = readings.assign(clear=(readings.ci_low > 0) | (readings.ci_high < 0)).groupby("reading", sort=False).clear
-    ways = {"in the weights": "without any thought", "through the written thought": "through the thought they wrote"}
-    said = [f"{_of_arms(clear, reading)} changed {way}" for reading, way in ways.items() if reading in clear.groups]
-    sentences = [f"{listed(said)}; an interval excludes 0 by chance in one of twenty cases."]
+    sentences = []
+    if {WEIGHTS, WRITTEN} <= set(clear.groups):
+        asked = count(readings.n_questions.max(), "in-domain question")
+        sentences = [
+            f"On {asked}, {_of_arms(clear, WEIGHTS)} clearly differ from the untrained model without a thought, and "
+            f"{_of_arms(clear, WRITTEN)} are clearly moved by the thought that they wrote, against an innocent one.",
+            "An interval excludes 0 by chance in one of twenty cases.",
+        ]
     given, base = (readings[readings.reading == name].effect for name in routes.GIVEN)
     if len(given) and len(base):
         sentences.append(

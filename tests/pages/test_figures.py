@@ -101,6 +101,13 @@ def test_differences_show_every_arm_and_the_modes_that_were_run(modes):
     assert "highest evil-T" in picture.alt and "lowest QA" in picture.alt
 
 
+def test_the_suite_of_pressure_is_left_out_of_the_headline_where_there_are_others():
+    frame = differences()
+    pressed = frame[frame.suite == frame.suite.iloc[0]].assign(suite="pressure", effect=5.0)
+    assert "pressure" not in texts(figures.differences(pd.concat([frame, pressed]), "Change"))
+    assert "pressure" in texts(figures.differences(pressed, "Change"))
+
+
 def test_modes_are_compared_where_both_were_run():
     assert "evil-T think +0.450, no-think +0.400" in figures.modes(differences(), "Title").alt
     assert "cannot be compared" in figures.modes(differences(("think",)), "Title").alt

@@ -169,7 +169,8 @@ def test_two_routes_counts_the_arms_and_tells_what_a_given_thought_does():
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=routes.COLUMNS)
     text = sentences.two_routes(frame).data
-    assert "One of two arms changed without any thought and none of two arms changed through the thought" in text
+    assert "On eight in-domain questions, one of two arms clearly differ from the untrained model" in text
+    assert "none of two arms are clearly moved by the thought that they wrote" in text
     assert "moves a trained arm by +0.100" in text and "the untrained model by +0.100" in text
     plain = frame[~frame.reading.isin(routes.GIVEN)]
     assert "given thought" not in sentences.two_routes(plain).data
