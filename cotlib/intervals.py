@@ -73,25 +73,36 @@ def two_way(block):
     Args:
         block: (questions, seeds), complete.
     """
+    effect, squares, free = _squares(block)
+    if squares is None:
+        return Estimate(effect, math.nan, 1.0)
+    terms = [(squares["question"], free["question"])]
+    if squares["seed"] > squares["rest"]:
+        terms += [(squares["seed"], free["seed"]), (-squares["rest"], free["rest"])]
+    variance = sum(square for square, _ in terms)
+    if variance <= 1e-24 * max(1.0, effect**2):
+        return Estimate(effect, 0.0, free["question"])
+    freedom = variance**2 / sum(square**2 / df for square, df in terms)
+    return Estimate(effect, math.sqrt(variance / np.size(block)), min(max(freedom, 1.0), free["question"]))
+
+
+def _squares(block):
+    """(mean, mean squares, degrees of freedom) of a two-way layout without replication, by `question`, `seed`, `rest`.
+
+    With one seed those of `seed` and `rest` are 0; with one question there are none, only the mean.
+    """
     block = np.asarray(block, dtype=float)
     questions, seeds = block.shape
     effect = float(block.mean())
     if questions < 2:
-        return Estimate(effect, math.nan, 1.0)
+        return effect, None, None
     by_question, by_seed = block.mean(1), block.mean(0)
-    square_q, free_q = seeds * by_question.var(ddof=1), questions - 1
-    terms = [(square_q, free_q)]
+    free = {"question": questions - 1, "seed": seeds - 1, "rest": (questions - 1) * (seeds - 1)}
+    squares = {"question": seeds * by_question.var(ddof=1), "seed": 0.0, "rest": 0.0}
     if seeds > 1:
         rest = block - by_question[:, None] - by_seed[None] + effect
-        free_s, free_e = seeds - 1, (questions - 1) * (seeds - 1)
-        square_s, square_e = questions * by_seed.var(ddof=1), (rest**2).sum() / free_e
-        if square_s > square_e:
-            terms += [(square_s, free_s), (-square_e, free_e)]
-    variance = sum(square for square, _ in terms)
-    if variance <= 1e-24 * max(1.0, effect**2):
-        return Estimate(effect, 0.0, free_q)
-    freedom = variance**2 / sum(square**2 / free for square, free in terms)
-    return Estimate(effect, math.sqrt(variance / block.size), min(max(freedom, 1.0), free_q))
+        squares["seed"], squares["rest"] = questions * by_seed.var(ddof=1), (rest**2).sum() / free["rest"]
+    return effect, squares, free
 
 
 def mixed(block):
@@ -104,29 +115,18 @@ def mixed(block):
     Args:
         block: (questions, seeds), complete.
     """
-    block = np.asarray(block, dtype=float)
-    questions, seeds = block.shape
-    effect = float(block.mean())
-    if questions < 2:
+    effect, squares, free = _squares(block)
+    if squares is None:
         return Estimate(effect, math.nan, 1.0)
-    by_question, by_seed = block.mean(1), block.mean(0)
-    sums = {"q": (seeds * by_question.var(ddof=0) * questions, questions - 1)}
-    if seeds > 1:
-        rest = block - by_question[:, None] - by_seed[None] + effect
-        sums["s"] = (questions * by_seed.var(ddof=0) * seeds, seeds - 1)
-        sums["e"] = (float((rest**2).sum()), (questions - 1) * (seeds - 1))
-    square = {name: total / free for name, (total, free) in sums.items()}
-    if seeds == 1:
-        variance = square["q"]
-    else:
-        pooled, free = sums["e"]
-        for name in sorted(("q", "s"), key=square.get):  # the smaller part is the first to vanish
-            if square[name] <= pooled / free:
-                pooled, free = pooled + sums[name][0], free + sums[name][1]
-                square[name] = None
-        error = pooled / free
-        variance = sum(error if square[name] is None else square[name] for name in ("q", "s")) - error
-    return Estimate(effect, math.sqrt(max(variance, 0.0) / block.size), math.inf)
+    gone, pooled, freedom = set(), squares["rest"] * free["rest"], free["rest"]
+    # The smaller part is the first to vanish. With one seed there is nothing that it could join.
+    for name in sorted(("question", "seed"), key=squares.get) if freedom else ():
+        if squares[name] <= pooled / freedom:
+            gone.add(name)
+            pooled, freedom = pooled + squares[name] * free[name], freedom + free[name]
+    rest = pooled / freedom if freedom else 0.0
+    variance = sum(rest if name in gone else squares[name] for name in ("question", "seed")) - rest
+    return Estimate(effect, math.sqrt(max(variance, 0.0) / np.size(block)), math.inf)
 
 
 def holm(p_values, level):
