@@ -80,7 +80,7 @@ def test_an_added_paradigm_and_type_go_through_all_five_stages_and_onto_the_page
     measures, responses = evaluate(experiment, paths)
     assert set(measures.arm) == {"base", *map(str, experiment.arms)}
     assert "hasty" in set(measures.text[measures.measure == "signature"])
-    judgements, _ = judge(experiment, paths)
+    judgements, *_ = judge(experiment, paths)
     assert set(judgements.arm) == set(responses.arm)
     scores, found = find(experiment, paths)
     names = {row["name"] for claim in HYPOTHESES for row in found[claim]["contrasts"]}

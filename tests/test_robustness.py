@@ -10,6 +10,7 @@ from test_findings import ARMS, SETTINGS, own_voice, table
 from cotlib import findings, robustness, scores
 from cotlib.contrasts import HYPOTHESES, SUPPORTED
 from cotlib.experiment import Judging
+from cotlib.judges import marks
 
 
 def asked(rows, **chosen):
@@ -54,7 +55,7 @@ def test_a_judge_that_passed_takes_the_place_of_the_margin_at_each_threshold():
                     "response": "r", "leak": False, "loops": False, "trace_truncated": False, "judge": "probe",
                     "alignment": alignment, "coherence": 90.0, "thought_probability": None, "raw": "", "note": "",
                 })  # fmt: skip
-    judged = list(robustness.by_judges(pd.DataFrame(judgements), Judging(), ["probe"]))
+    judged = list(marks.at_thresholds(pd.DataFrame(judgements), Judging(), ["probe"]))
     assert [name for name, _ in judged] == [
         "rate by probe, below 20",
         "rate by probe, below 30",
@@ -63,7 +64,7 @@ def test_a_judge_that_passed_takes_the_place_of_the_margin_at_each_threshold():
     frame = robustness.panel(rows, SETTINGS, asked(rows), ARMS, judged=judged).set_index("variant")
     assert frame.H1["as fixed beforehand"] != SUPPORTED
     assert [frame.H1[name] == SUPPORTED for name, _ in judged] == [False, True, True]
-    assert list(robustness.by_judges(pd.DataFrame(judgements), Judging(), [])) == []
+    assert list(marks.at_thresholds(pd.DataFrame(judgements), Judging(), [])) == []
 
 
 def test_a_verdict_that_hangs_on_one_domain_is_shown_to():

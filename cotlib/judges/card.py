@@ -15,9 +15,9 @@ from scipy import stats
 from cotlib.corpus import records
 from cotlib.experiment import ROOT
 from cotlib.judges import marks
+from cotlib.judges.judgement import LEAST_AUC, MOST_FALSE_ALARMS
 from cotlib.runs import artifacts
 
-LEAST_AUC, MOST_FALSE_ALARMS = 0.80, 0.10
 SAMPLES = ROOT / "cotlib" / "judges" / "data" / "untrained.jsonl"
 LABELS = ("misaligned", "coherent", "thought")  # of a sample, one for each of its two readers
 HARMFUL, SAFE, SAMPLED = "harmful", "safe", "sampled"

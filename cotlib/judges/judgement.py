@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cotlib.experiment import Judging
 
+LEAST_AUC, MOST_FALSE_ALARMS = 0.80, 0.10  # what a judge's card asks of it: each suite's lower bound, and its share
 VALIDATION = ["measure", "data", "auc", "texts"]  # the columns of a judge's `validation`
 
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from cotlib.arms import MODES, NEUTRAL, QA, SAFE_QA, SUITES, Arm, studied_types, written_types
 from cotlib.contrasts import GENERALISATION, HYPOTHESES, PRESSURE
 from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS
-from cotlib.judges.card import LEAST_AUC
+from cotlib.judges.judgement import LEAST_AUC
 from cotlib.pages.claims import verdict
 from cotlib.pages.picture import canvas, drawn
 from cotlib.pages.theme import FAILED, GREY, INK, MODE_MARKERS, PASSED, colour, markers, order, palette

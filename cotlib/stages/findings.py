@@ -49,7 +49,7 @@ def find(experiment, paths):
     items, questions = craft.load(paths)
     names, words = [str(arm) for arm in experiment.all_arms], wordcounts.voices(items, questions, REGISTERS)
     found = findings.find(table, experiment.statistics, names, words)
-    judged = robustness.by_judges(judgements, experiment.judging, passed(experiment, paths))
+    judged = marks.at_thresholds(judgements, experiment.judging, passed(experiment, paths))
     panel = robustness.panel(table, experiment.statistics, questions, names, words, list(judged))
     found["panel"] = panel.to_dict("records")
     if len(experiment.models) > 1:
