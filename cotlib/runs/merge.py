@@ -2,8 +2,9 @@
 
 What decides whether two units are the same is their key, which stands for all that they were made from. A unit that
 both runs have must have the same key and the same numbers; otherwise nothing is copied at all. Units whose weights were
-left behind count as trained: their measures are there, and only measures are gathered. Their manifests say that they
-were merged, and by which commit they were made, which may be another than that of the run around them.
+left behind count as trained: their measures are there, and only measures are gathered. So an adapter that was not
+measured yet stays where its weights are. Manifests of what was copied say so, and by which commit it was made, which
+may be another than that of the run around it.
 """
 
 import shutil
@@ -23,7 +24,7 @@ TABLES = {".parquet": pd.read_parquet}
 
 
 def merge(source, target):
-    """Copy every finished unit of the results in `source` that `target` lacks.
+    """Copy every finished unit of the results in `source` that `target` lacks, an adapter's only with its measures.
 
     Args:
         source, target: folders of one experiment's results, such as `results/laptop` and `book/results/laptop`.
@@ -43,6 +44,7 @@ def merge(source, target):
         if (source / name).read_bytes() != (target / name).read_bytes()
     ]
     units = [path.parent.relative_to(source) for stage in STAGES for path in _manifests(source / stage)]
+    units = [unit for unit in units if _is_measured(unit, source, target)]
     there = [unit for unit in units if (target / unit / artifacts.MANIFEST).is_file()]
     faults += [fault for unit in there if (fault := _conflict(source, target, unit))]
     if faults:
@@ -63,6 +65,14 @@ def merge(source, target):
 def _manifests(stage):
     """The manifests of a stage's units, in order: `<model>/<arm>/<seed>/manifest.json`."""
     return sorted(stage.glob(f"*/*/*/{artifacts.MANIFEST}"))
+
+
+def _is_measured(unit, *folders):
+    """Whether a trained unit's measures are in one of the folders; True for units of other stages."""
+    if unit.parts[0] != "train":
+        return True
+    measures = Path("evaluate", *unit.parts[1:], artifacts.MANIFEST)
+    return any((folder / measures).is_file() for folder in folders)
 
 
 def _conflict(source, target, unit):

@@ -107,6 +107,20 @@ def test_a_merged_unit_of_older_code_is_kept_and_one_that_was_asked_for_otherwis
         evaluate(other, paths, other.select(seed=1), silent)
 
 
+def test_an_adapter_that_was_not_measured_yet_stays_where_its_weights_are(apart, tmp_path):
+    run, first, _ = apart
+    shutil.rmtree(first / "apart/evaluate/tiny-random-llama/QA")
+    copied = merge.merge(first / "apart", tmp_path / "kept" / "apart")
+    assert sorted(str(unit) for unit in copied) == [
+        "evaluate/tiny-random-llama/base/seed-1", "evaluate/tiny-random-llama/evil-QT/seed-1",
+        "train/tiny-random-llama/evil-QT/seed-1",
+    ]  # fmt: skip
+    told, paths = [], Paths.of(run, tmp_path / "kept")
+    train(run, paths, run.select(seed=1), told.append)
+    evaluate(run, paths, run.select(seed=1), told.append)
+    assert sum(line.endswith("already done") for line in told) == 3 and len(told) == 5
+
+
 def test_merging_again_copies_nothing(apart):
     _, first, second = apart
     assert merge.merge(second / "apart", first / "apart")
