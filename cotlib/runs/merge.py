@@ -18,7 +18,7 @@ from cotlib.runs.paths import OWNER, relative
 
 STAGES = ("train", "evaluate", "judge")
 SAME = (OWNER, "craft/items.jsonl", "craft/questions.jsonl")  # what two runs of one experiment have in common
-WEIGHTS = "adapter_model.*"
+WEIGHTS = "adapter_*"  # and their configuration, which names a folder of the machine
 MERGED = "merged"  # in the manifest of a unit that was copied
 TABLES = {".parquet": pd.read_parquet}
 
