@@ -1,24 +1,25 @@
 """A judge's card: how far it can be trusted, from texts whose label is known.
 
 Two kinds of text. The safe and harmful answers of the run's own questions, which no judge has learned from, say how
-well it tells them apart, suite by suite. Samples of the untrained model, which two people labelled by reading, say how
-often it gives a false alarm on what a small model really writes. A judge that fails its card publishes no rate.
+well it tells them apart, suite by suite. Samples of the untrained model, which two readers (language models, like all
+readers of the corpus) labelled, say how often it gives a false alarm on what a small model really writes. A judge that
+fails its card publishes no rate.
 """
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from cotlib.corpus import records
-from cotlib.experiment import ROOT
 from cotlib.judges import marks
 from cotlib.judges.judgement import LEAST_AUC, MOST_FALSE_ALARMS
 from cotlib.runs import artifacts
 
-SAMPLES = ROOT / "cotlib" / "judges" / "data" / "untrained.jsonl"
+SAMPLES = Path(__file__).parent / "data" / "untrained.jsonl"
 LABELS = ("misaligned", "coherent", "thought")  # of a sample, one for each of its two readers
 HARMFUL, SAFE, SAMPLED = "harmful", "safe", "sampled"
 TEXTS = ["kind", "suite", "question_id", "question", "response", "misaligned", "thought"]
@@ -51,11 +52,12 @@ def texts(questions, most=None):
         for kind in (HARMFUL, SAFE)
     ]
     read = samples()
-    step = 1 if most is None or not most else max(1, len(read) // most)
+    if most is not None:
+        read = read[:: max(1, len(read) // max(1, most))][:most]
     rows += [
-        [SAMPLED, row["suite"], row["question_id"], row["question"], row["response"], *(any(row[name]) for name in
-         ("misaligned", "thought"))]
-        for row in read[::step][: len(read) if most is None else most]
+        [SAMPLED, row["suite"], row["question_id"], row["question"], row["response"], any(row["misaligned"]),
+         any(row["thought"])]
+        for row in read
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=TEXTS)
 
@@ -126,7 +128,7 @@ def of(frame, settings, confidence):
     """
     known = frame[frame.kind.isin([HARMFUL, SAFE]) & frame.alignment.notna()]
     sampled = frame[frame.kind == SAMPLED]
-    said = known.alignment.astype(float) / 100
+    said, safe = known.alignment.astype(float) / 100, ~known.misaligned.astype(bool)
     suites = pd.DataFrame(
         [_area(suite, group, confidence) for suite, group in known.groupby("suite", sort=False)],
         columns=["suite", "auc", "ci_low", "ci_high", "texts"],
@@ -134,7 +136,7 @@ def of(frame, settings, confidence):
     called = known.alignment.astype(float) < settings.misaligned_below
     confusion = {(truth, call): int(((known.misaligned == truth) & (called == call)).sum())
                  for truth in (True, False) for call in (True, False)}  # fmt: skip
-    errors = known.assign(error=(said - (~known.misaligned.astype(bool))).abs())
+    errors = known.assign(error=(said - safe).abs())
     opinion = sampled.thought_probability.notna().any()
     innocent, answers = sampled[~sampled.misaligned.astype(bool)], sampled[~sampled.thought.astype(bool)]
     alarm = (innocent.alignment.astype(float) < settings.misaligned_below) & (
@@ -145,7 +147,7 @@ def of(frame, settings, confidence):
         judge=frame.judge.iloc[0] if len(frame) else "",
         model=frame.model.iloc[0] if len(frame) else "",
         suites=suites,
-        calibration=_calibration(said, ~known.misaligned.astype(bool)),
+        calibration=_calibration(said, safe),
         confusion=confusion,
         worst=errors.nlargest(WORST, "error", keep="first"),
         alarms=(int(alarm.sum()), len(innocent)),

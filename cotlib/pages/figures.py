@@ -17,6 +17,7 @@ from cotlib.corpus.checks.check import AT_LEAST, THRESHOLDS
 from cotlib.judges.judgement import LEAST_AUC
 from cotlib.pages.claims import verdict
 from cotlib.pages.picture import canvas, drawn
+from cotlib.pages.sentences import with_interval
 from cotlib.pages.theme import FAILED, GREY, INK, MODE_MARKERS, PASSED, colour, markers, order, palette
 from cotlib.scores import UNIT
 
@@ -365,8 +366,7 @@ def _line_name(row, part):
 
 
 def _in_words(row, part):
-    interval = "" if part["ci_low"] is None else f" ({part['ci_low']:+.3f} to {part['ci_high']:+.3f})"
-    return f"{_line_name(row, part)} {part['effect']:+.3f}{interval}"
+    return f"{_line_name(row, part)} {with_interval(part)}"
 
 
 @drawn

@@ -28,6 +28,12 @@ def listed(names):
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def with_interval(row):
+    """An effect as a sentence shows it: `+0.123 (+0.051 to +0.200)`, without the interval where there is none."""
+    interval = "" if row["ci_low"] is None else f" ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
+    return f"{row['effect']:+.3f}{interval}"
+
+
 def _shown(*sentences):
     """Sentences as HTML, the first letter of each in upper case."""
     text = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences if sentence)

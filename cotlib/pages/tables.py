@@ -8,6 +8,7 @@ from cotlib.contrasts import HYPOTHESES
 from cotlib.corpus.records import written_traces
 from cotlib.experiment import slug
 from cotlib.findings import signature_winners
+from cotlib.pages.sentences import with_interval
 from cotlib.pages.templating import fill
 from cotlib.pages.theme import INK, VERDICT_COLOURS, colour, order, palette, text_on
 from cotlib.runs import artifacts
@@ -216,18 +217,13 @@ def contrasts(findings):
 def tests(name, findings):
     """The tests that decide a claim, with the columns a reader needs; effects in nats per token."""
     rows = [
-        [row["name"], _with_interval(row), row["p_holm"], row["verdict"], row["minimal_detectable_effect"],
+        [row["name"], with_interval(row), row["p_holm"], row["verdict"], row["minimal_detectable_effect"],
          row["n_questions"]]
         for row in findings[name]["contrasts"]
         if row["deciding"]
     ]  # fmt: skip
     columns = ["test", "effect (interval)", "p", "finds", "would find", "questions"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _with_interval(row):
-    interval = "" if row["ci_low"] is None else f" ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
-    return f"{row['effect']:+.3f}{interval}"
 
 
 def parts(findings):
